@@ -1,0 +1,1 @@
+//! The ONNX file format: graphs, external data, atomic files.

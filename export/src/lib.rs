@@ -1,0 +1,1 @@
+//! Checkpoint to ONNX bundle, with a parity report.

@@ -1,0 +1,1 @@
+//! Tokenizer, chat template, image patches, positions and masks as plain vectors.

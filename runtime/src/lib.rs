@@ -1,0 +1,1 @@
+//! Writes long texts from a bundle, offline.

@@ -1,0 +1,1 @@
+//! Candle side of the models: forward pass, checkpoints, adapters.
