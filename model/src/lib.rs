@@ -1,1 +1,33 @@
-//! Configuration, weight names and network definition of the models, without a tensor library.
+//! The models, written once and without a tensor library.
+//!
+//! - [`ModelConfig`] reads a checkpoint's `config.json`, in both spellings that exist.
+//! - [`WeightNames`] knows every weight's name in every layout that exists; shapes stand where a weight is asked for.
+//! - [`decoder`] and [`vision_tower`] are the network, as plain functions over [`Ops`].
+//! - [`contract`] names the inputs, outputs and dimensions of the exported graphs, [`Manifest`] the bundle's files.
+//!
+//! Two interpreters implement [`Ops`]: one computes with candle, one appends ONNX nodes.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod config;
+pub mod contract;
+mod decoder;
+mod error;
+mod manifest;
+mod names;
+mod ops;
+mod rope;
+mod text;
+mod vision;
+
+pub use config::{Family, ModelConfig};
+pub use decoder::{DecoderInputs, Logits, decoder, token_embeddings};
+pub use error::ConfigError;
+pub use manifest::{
+    Dimension, ElementType, FORMAT_VERSION, FileEntry, GraphContract, GraphEntry, ImageLimits, Manifest,
+    ParitySummary, Precision, Target, TensorContract,
+};
+pub use names::{WeightNames, expected_weights};
+pub use ops::{Ops, Rotary, Segments};
+pub use rope::{Rope, RopeScaling};
+pub use text::TextConfig;
+pub use vision::{VisionConfig, VisionInputs, vision_tower};

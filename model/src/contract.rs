@@ -1,0 +1,186 @@
+//! Names, types and shapes at the borders of the exported graphs: the exporter declares them, the runtime checks them.
+//!
+//! The names are those that onnxruntime-genai and transformers.js know by default, so that both run the same folder.
+//! Dimension names matter too: transformers.js sizes the empty cache by `batch_size`.
+
+use crate::manifest::{Dimension, ElementType, GraphContract, TensorContract};
+use crate::{ModelConfig, TextConfig, VisionConfig};
+
+/// Images to features.
+pub const VISION_ENCODER: &str = "vision_encoder";
+/// Token ids to embeddings.
+pub const EMBED_TOKENS: &str = "embed_tokens";
+/// Token ids and features to embeddings, the form onnxruntime-genai wants.
+pub const EMBEDDING: &str = "embedding";
+/// Embeddings and cache to logits and cache.
+pub const DECODER: &str = "decoder_model_merged";
+
+/// Patches of all images.
+pub const PIXEL_VALUES: &str = "pixel_values";
+/// Frames, rows and columns of patches of every image.
+pub const IMAGE_GRID_THW: &str = "image_grid_thw";
+/// Features of image tokens.
+pub const IMAGE_FEATURES: &str = "image_features";
+/// Token ids.
+pub const INPUT_IDS: &str = "input_ids";
+/// Embedded tokens.
+pub const INPUTS_EMBEDS: &str = "inputs_embeds";
+/// 1 for every token that may be attended to, the cached ones included.
+pub const ATTENTION_MASK: &str = "attention_mask";
+/// Positions of the new tokens.
+pub const POSITION_IDS: &str = "position_ids";
+/// Scores of the next token.
+pub const LOGITS: &str = "logits";
+
+/// Symbol of the batch dimension.
+pub const BATCH_SIZE: &str = "batch_size";
+/// Symbol of the number of new tokens.
+pub const SEQUENCE_LENGTH: &str = "sequence_length";
+/// Symbol of the number of cached and new tokens.
+pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
+/// Symbol of the number of cached tokens.
+pub const PAST_SEQUENCE_LENGTH: &str = "past_sequence_length";
+/// Symbol of the number of patches of all images.
+pub const NUM_PATCHES: &str = "num_patches";
+/// Symbol of the number of image tokens.
+pub const NUM_IMAGE_TOKENS: &str = "num_image_tokens";
+/// Symbol of the number of images.
+pub const NUM_IMAGES: &str = "num_images";
+
+/// Cached keys of `layer`.
+pub fn past_key(layer: usize) -> String {
+    format!("past_key_values.{layer}.key")
+}
+
+/// Cached values of `layer`.
+pub fn past_value(layer: usize) -> String {
+    format!("past_key_values.{layer}.value")
+}
+
+/// Keys of `layer` with the new ones.
+pub fn present_key(layer: usize) -> String {
+    format!("present.{layer}.key")
+}
+
+/// Values of `layer` with the new ones.
+pub fn present_value(layer: usize) -> String {
+    format!("present.{layer}.value")
+}
+
+/// File of a graph inside the bundle.
+pub fn graph_file(graph: &str) -> String {
+    format!("onnx/{graph}.onnx")
+}
+
+/// Borders of [`VISION_ENCODER`].
+pub fn vision_encoder(vision: &VisionConfig) -> GraphContract {
+    GraphContract {
+        inputs: vec![
+            tensor(
+                PIXEL_VALUES,
+                ElementType::Float32,
+                vec![symbol(NUM_PATCHES), size(vision.patch_elements())],
+            ),
+            tensor(
+                IMAGE_GRID_THW,
+                ElementType::Int64,
+                vec![symbol(NUM_IMAGES), size(3)],
+            ),
+        ],
+        outputs: vec![tensor(
+            IMAGE_FEATURES,
+            ElementType::Float32,
+            vec![symbol(NUM_IMAGE_TOKENS), size(vision.out_hidden_size)],
+        )],
+    }
+}
+
+/// Borders of [`EMBED_TOKENS`].
+pub fn embed_tokens(text: &TextConfig) -> GraphContract {
+    GraphContract {
+        inputs: vec![input_ids()],
+        outputs: vec![inputs_embeds(text)],
+    }
+}
+
+/// Borders of [`EMBEDDING`].
+pub fn embedding(text: &TextConfig) -> GraphContract {
+    let features = tensor(
+        IMAGE_FEATURES,
+        ElementType::Float32,
+        vec![symbol(NUM_IMAGE_TOKENS), size(text.hidden_size)],
+    );
+    GraphContract {
+        inputs: vec![input_ids(), features],
+        outputs: vec![inputs_embeds(text)],
+    }
+}
+
+/// Borders of [`DECODER`], whose cache has elements of type `cache`.
+pub fn decoder(config: &ModelConfig, cache: ElementType) -> GraphContract {
+    let text = &config.text;
+    let mut positions = vec![symbol(BATCH_SIZE), symbol(SEQUENCE_LENGTH)];
+    if config.position_axes() > 1 {
+        positions.insert(0, size(config.position_axes()));
+    }
+    let mut inputs = vec![
+        inputs_embeds(text),
+        tensor(
+            ATTENTION_MASK,
+            ElementType::Int64,
+            vec![symbol(BATCH_SIZE), symbol(TOTAL_SEQUENCE_LENGTH)],
+        ),
+        tensor(POSITION_IDS, ElementType::Int64, positions),
+    ];
+    let logits = vec![symbol(BATCH_SIZE), size(1), size(text.vocab_size)];
+    let mut outputs = vec![tensor(LOGITS, ElementType::Float32, logits)];
+    for layer in 0..text.num_hidden_layers {
+        let cached = |name: String, length| {
+            let dims = vec![
+                symbol(BATCH_SIZE),
+                size(text.num_key_value_heads),
+                symbol(length),
+                size(text.head_dim),
+            ];
+            tensor(&name, cache, dims)
+        };
+        inputs.push(cached(past_key(layer), PAST_SEQUENCE_LENGTH));
+        inputs.push(cached(past_value(layer), PAST_SEQUENCE_LENGTH));
+        outputs.push(cached(present_key(layer), TOTAL_SEQUENCE_LENGTH));
+        outputs.push(cached(present_value(layer), TOTAL_SEQUENCE_LENGTH));
+    }
+    GraphContract { inputs, outputs }
+}
+
+fn input_ids() -> TensorContract {
+    tensor(
+        INPUT_IDS,
+        ElementType::Int64,
+        vec![symbol(BATCH_SIZE), symbol(SEQUENCE_LENGTH)],
+    )
+}
+
+fn inputs_embeds(text: &TextConfig) -> TensorContract {
+    let dims = vec![
+        symbol(BATCH_SIZE),
+        symbol(SEQUENCE_LENGTH),
+        size(text.hidden_size),
+    ];
+    tensor(INPUTS_EMBEDS, ElementType::Float32, dims)
+}
+
+fn tensor(name: &str, element_type: ElementType, dims: Vec<Dimension>) -> TensorContract {
+    TensorContract {
+        name: name.to_owned(),
+        element_type,
+        dims,
+    }
+}
+
+fn symbol(name: &str) -> Dimension {
+    Dimension::Symbol(name.to_owned())
+}
+
+fn size(size: usize) -> Dimension {
+    Dimension::Size(size)
+}
