@@ -5,9 +5,15 @@
 //! - [`decoder`] and [`vision_tower`] are the network, as plain functions over [`Ops`].
 //! - [`contract`] names the inputs, outputs and dimensions of the exported graphs, [`Manifest`] the bundle's files.
 //!
+//! - With feature `checkpoint`, [`Checkpoint`] and [`Adapter`] read weights, whole or in bounded memory.
+//!
 //! Two interpreters implement [`Ops`]: one computes with candle, one appends ONNX nodes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "checkpoint")]
+mod adapter;
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
 mod config;
 pub mod contract;
 mod decoder;
@@ -19,6 +25,10 @@ mod rope;
 mod text;
 mod vision;
 
+#[cfg(feature = "checkpoint")]
+pub use adapter::{Adapter, LowRank};
+#[cfg(feature = "checkpoint")]
+pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo};
 pub use config::{Family, ModelConfig};
 pub use decoder::{DecoderInputs, Logits, decoder, token_embeddings};
 pub use error::ConfigError;

@@ -1,0 +1,528 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{ModelConfig, WeightNames, expected_weights};
+
+/// Bytes read at a time by the bounded readers.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Why a checkpoint cannot be used. Every message names the file, and the tensor where there is one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The folder holds no weights.
+    #[error("`{0}` holds neither `model.safetensors` nor `model.safetensors.index.json`")]
+    NoWeights(PathBuf),
+    /// The index names a shard that is not there.
+    #[error("`{index}` names the shard `{shard}`, which is missing; fetch it again")]
+    MissingShard {
+        /// The index file.
+        index: PathBuf,
+        /// The shard.
+        shard: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says, is cut short, or its header contradicts its contents.
+    #[error("`{path}` is not a sound safetensors file: {message}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A weight that the configuration calls for is in no file.
+    #[error("the checkpoint `{dir}` has no tensor `{name}`")]
+    MissingWeight {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// Canonical name.
+        name: String,
+    },
+    /// A weight has another shape than the configuration says.
+    #[error("tensor `{name}` in `{path}` has shape {got:?}; the configuration calls for {expected:?}")]
+    WeightShape {
+        /// The file.
+        path: PathBuf,
+        /// Name in the file.
+        name: String,
+        /// What the configuration calls for.
+        expected: Vec<usize>,
+        /// What the file holds.
+        got: Vec<usize>,
+    },
+    /// A weight is stored in a type that is no float of 16 or 32 bits.
+    #[error("tensor `{name}` in `{path}` has type {got}; supported are F32, F16 and BF16")]
+    WeightType {
+        /// The file.
+        path: PathBuf,
+        /// Name in the file.
+        name: String,
+        /// What the file holds.
+        got: String,
+    },
+    /// An adapter cannot be used.
+    #[error("the adapter `{path}` cannot be used: {message}")]
+    Adapter {
+        /// The adapter's file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// Type in which a checkpoint stores a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float.
+    F16,
+    /// 16-bit brain float.
+    BF16,
+}
+
+impl StoredType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+}
+
+/// Where and how one tensor is stored.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    /// Name in the file.
+    pub name: String,
+    /// Type of the elements.
+    pub stored: StoredType,
+    /// Shape, row-major.
+    pub shape: Vec<usize>,
+    shard: usize,
+    offset: u64,
+    bytes: usize,
+}
+
+/// A folder in Hugging Face layout, its safetensors memory-mapped and their headers checked.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    shards: Vec<Shard>,
+    /// File name → tensor, for tensors of every type.
+    tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+}
+
+#[derive(Debug)]
+struct Stored {
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    offset: u64,
+    bytes: usize,
+}
+
+impl Checkpoint {
+    /// Maps the weights of the checkpoint `dir`: `model.safetensors`, or the shards that its index names.
+    ///
+    /// # Errors
+    /// No weights, a missing shard, a header that is cut short or contradicts its file.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        let paths = if index.exists() {
+            indexed_shards(dir, &index)?
+        } else if single.exists() {
+            vec![single]
+        } else {
+            return Err(CheckpointError::NoWeights(dir.to_owned()));
+        };
+        Self::from_files(dir, paths)
+    }
+
+    /// Maps one safetensors file, such as an adapter's.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a header that is cut short or contradicts the file.
+    pub fn open_file(path: &Path) -> Result<Self, CheckpointError> {
+        Self::from_files(path.parent().unwrap_or(Path::new("")), vec![path.to_owned()])
+    }
+
+    fn from_files(dir: &Path, paths: Vec<PathBuf>) -> Result<Self, CheckpointError> {
+        let mut checkpoint = Self {
+            dir: dir.to_owned(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        for path in paths {
+            checkpoint.add_shard(path)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files that hold the weights.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
+    }
+
+    /// Names of all tensors as the files spell them, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Checks that every weight that `config` calls for is there with its shape.
+    ///
+    /// # Errors
+    /// The first weight that is missing, or has another shape or an unsupported type.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), CheckpointError> {
+        expected_weights(config)
+            .iter()
+            .try_for_each(|(name, shape)| self.find(name, shape).map(|_| ()))
+    }
+
+    /// Finds the weight with the canonical `name`, in whatever layout the checkpoint has, and checks its shape.
+    ///
+    /// # Errors
+    /// The weight is missing, or has another shape or an unsupported type.
+    pub fn find(&self, name: &str, shape: &[usize]) -> Result<TensorInfo, CheckpointError> {
+        let missing = || CheckpointError::MissingWeight {
+            dir: self.dir.clone(),
+            name: name.to_owned(),
+        };
+        let candidates = WeightNames::candidates(name);
+        let actual = candidates
+            .iter()
+            .find(|name| self.tensors.contains_key(*name))
+            .ok_or_else(missing)?;
+        let info = self.info(actual)?;
+        if info.shape == shape {
+            return Ok(info);
+        }
+        let path = self.shards[info.shard].path.clone();
+        Err(CheckpointError::WeightShape {
+            path,
+            name: info.name,
+            expected: shape.to_vec(),
+            got: info.shape,
+        })
+    }
+
+    /// The tensor that the files call `name`.
+    ///
+    /// # Errors
+    /// The tensor is missing or has an unsupported type.
+    pub fn info(&self, name: &str) -> Result<TensorInfo, CheckpointError> {
+        let missing = || CheckpointError::MissingWeight {
+            dir: self.dir.clone(),
+            name: name.to_owned(),
+        };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let stored = match tensor.dtype {
+            Dtype::F32 => StoredType::F32,
+            Dtype::F16 => StoredType::F16,
+            Dtype::BF16 => StoredType::BF16,
+            other => {
+                let path = self.shards[tensor.shard].path.clone();
+                return Err(CheckpointError::WeightType {
+                    path,
+                    name: name.to_owned(),
+                    got: format!("{other:?}"),
+                });
+            }
+        };
+        let (shape, shard, offset, bytes) = (tensor.shape.clone(), tensor.shard, tensor.offset, tensor.bytes);
+        Ok(TensorInfo {
+            name: name.to_owned(),
+            stored,
+            shape,
+            shard,
+            offset,
+            bytes,
+        })
+    }
+
+    /// The mapped bytes of a tensor, little-endian and row-major. Touching them makes them resident.
+    pub fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        let start = info.offset as usize;
+        &self.shards[info.shard].map[start..start + info.bytes]
+    }
+
+    /// Reads a tensor from its file in pieces of a few megabytes, without making it resident.
+    ///
+    /// # Errors
+    /// What reading says, or what `take` returns.
+    pub fn read_bytes<E: From<CheckpointError>>(
+        &self,
+        info: &TensorInfo,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let shard = &self.shards[info.shard];
+        let mut buffer = vec![0; CHUNK_BYTES.min(info.bytes)];
+        let mut done = 0;
+        while done < info.bytes {
+            let piece = &mut buffer[..CHUNK_BYTES.min(info.bytes - done)];
+            shard
+                .file
+                .read_exact_at(piece, info.offset + done as u64)
+                .map_err(|source| CheckpointError::Read {
+                    path: shard.path.clone(),
+                    source,
+                })?;
+            take(piece)?;
+            done += piece.len();
+        }
+        Ok(())
+    }
+
+    /// As [`Self::read_bytes`], each piece widened to f32.
+    ///
+    /// # Errors
+    /// What reading says, or what `take` returns.
+    pub fn read_f32<E: From<CheckpointError>>(
+        &self,
+        info: &TensorInfo,
+        mut take: impl FnMut(&mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut floats = Vec::new();
+        self.read_bytes(info, |bytes| {
+            widen(info.stored, bytes, &mut floats);
+            take(&mut floats)
+        })
+    }
+
+    /// The whole tensor as f32.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn to_f32(&self, info: &TensorInfo) -> Result<Vec<f32>, CheckpointError> {
+        let mut all = Vec::with_capacity(info.bytes / info.stored.size());
+        self.read_f32(info, |piece| {
+            all.extend_from_slice(piece);
+            Ok::<_, CheckpointError>(())
+        })?;
+        Ok(all)
+    }
+
+    #[expect(unsafe_code, reason = "memory mapping")]
+    fn add_shard(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
+        let read = |source| CheckpointError::Read {
+            path: path.clone(),
+            source,
+        };
+        let malformed = |message: String| CheckpointError::Malformed {
+            path: path.clone(),
+            message,
+        };
+        let file = File::open(&path).map_err(read)?;
+        if file.metadata().map_err(read)?.len() == 0 {
+            return Err(malformed("the file is empty".into()));
+        }
+        // SAFETY: the map is read-only and private. A checkpoint that another program rewrites while it is read
+        // would show changed bytes, as with any reader.
+        let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|e| malformed(describe(&e, map.len())))?;
+        let start = 8 + header;
+        for (name, info) in metadata.tensors() {
+            let tensor = Stored {
+                shard: self.shards.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                offset: (start + info.data_offsets.0) as u64,
+                bytes: info.data_offsets.1 - info.data_offsets.0,
+            };
+            self.tensors.insert(name, tensor);
+        }
+        self.shards.push(Shard { path, file, map });
+        Ok(())
+    }
+}
+
+/// The shards that an index names, each checked to be there.
+fn indexed_shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index).map_err(|source| CheckpointError::Read {
+        path: index.to_owned(),
+        source,
+    })?;
+    let parsed: Index = serde_json::from_str(&text).map_err(|e| CheckpointError::Malformed {
+        path: index.to_owned(),
+        message: e.to_string(),
+    })?;
+    let shards: std::collections::BTreeSet<String> = parsed.weight_map.into_values().collect();
+    let present = |shard: String| {
+        let path = dir.join(&shard);
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(CheckpointError::MissingShard {
+                index: index.to_owned(),
+                shard,
+            })
+        }
+    };
+    shards.into_iter().map(present).collect()
+}
+
+fn describe(error: &safetensors::SafeTensorError, length: usize) -> String {
+    use safetensors::SafeTensorError as E;
+    match error {
+        E::MetadataIncompleteBuffer | E::InvalidHeaderLength | E::HeaderTooSmall => {
+            format!(
+                "the header and the file's {length} bytes disagree; the file is probably cut short ({error})"
+            )
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Widens little-endian elements to f32; `floats` is overwritten.
+fn widen(stored: StoredType, bytes: &[u8], floats: &mut Vec<f32>) {
+    floats.resize(bytes.len() / stored.size(), 0.0);
+    match stored {
+        StoredType::F32 => {
+            for (float, bytes) in floats.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *float = f32::from_le_bytes(*bytes);
+            }
+        }
+        StoredType::BF16 => {
+            for (float, bytes) in floats.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *float = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        StoredType::F16 => {
+            let halves: Vec<f16> = bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| f16::from_le_bytes(*bytes))
+                .collect();
+            halves.convert_to_f32_slice(floats);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
+        let views: Vec<_> = tensors
+            .iter()
+            .map(|(name, dtype, shape, data)| {
+                (
+                    *name,
+                    safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap(),
+                )
+            })
+            .collect();
+        safetensors::serialize_to_file(views, None, path).unwrap();
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn finds_weights_in_other_layouts_and_widens_every_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let half: Vec<u8> = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect();
+        let brain: Vec<u8> = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+            .collect();
+        write(
+            &dir.path().join("model.safetensors"),
+            &[
+                (
+                    "model.language_model.norm.weight",
+                    Dtype::F32,
+                    vec![2],
+                    floats(&[1.5, -2.0]),
+                ),
+                ("model.visual.a", Dtype::F16, vec![2], half),
+                ("lm_head.weight", Dtype::BF16, vec![2], brain),
+            ],
+        );
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        for name in ["model.norm.weight", "visual.a", "lm_head.weight"] {
+            let info = checkpoint.find(name, &[2]).unwrap();
+            assert_eq!(checkpoint.to_f32(&info).unwrap(), [1.5, -2.0], "{name}");
+        }
+        let error = checkpoint
+            .find("lm_head.weight", &[1, 2])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("lm_head.weight") && error.contains("[1, 2]"),
+            "{error}"
+        );
+        assert!(
+            checkpoint
+                .find("visual.b", &[1])
+                .unwrap_err()
+                .to_string()
+                .contains("visual.b")
+        );
+    }
+
+    #[test]
+    fn unsound_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        write(
+            &path,
+            &[("lm_head.weight", Dtype::F32, vec![4], floats(&[0.0; 4]))],
+        );
+        let whole = std::fs::read(&path).unwrap();
+        let lying = String::from_utf8_lossy(&whole).replace("[4]", "[5]").into_bytes();
+        for (name, bytes) in [
+            ("truncated", &whole[..whole.len() - 4]),
+            ("empty", &[]),
+            ("lying", &lying),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("model.safetensors"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_shard_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = r#"{"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}"#;
+        std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+        let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("model-00002-of-00002.safetensors"), "{error}");
+    }
+}
