@@ -1,1 +1,13 @@
-//! Candle side of the models: forward pass, checkpoints, adapters.
+//! The Candle side of the models: [`CandleOps`] computes what `lwv_model` defines, [`Network`] runs a checkpoint,
+//! [`gguf`] makes a checkpoint out of a GGUF file.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod attention;
+mod error;
+pub mod gguf;
+mod network;
+mod ops;
+
+pub use error::Error;
+pub use network::Network;
+pub use ops::CandleOps;

@@ -1,0 +1,168 @@
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use lwv_model::{
+    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, Segments, VisionInputs, decoder, token_embeddings,
+    vision_tower,
+};
+use lwv_processor::{Patches, PositionBuilder, VisionGeometry, VisionLayout};
+
+use crate::{CandleOps, Error};
+
+/// A checkpoint run by candle in f32: the reference that bundles are compared with.
+pub struct Network {
+    config: ModelConfig,
+    ops: CandleOps,
+    positions: PositionBuilder,
+}
+
+impl Network {
+    /// Opens the checkpoint `dir`, merging the LoRA in `adapter` where one is given.
+    ///
+    /// # Errors
+    /// A checkpoint or an adapter that cannot be used, naming the file and the tensor.
+    pub fn open(dir: &Path, adapter: Option<&Path>) -> Result<Self, Error> {
+        let config = ModelConfig::from_dir(dir)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        checkpoint.check(&config)?;
+        let adapter = adapter.map(Adapter::open).transpose()?;
+        let ops = CandleOps::new(checkpoint, adapter, Device::Cpu);
+        let positions = new_positions(&config);
+        Ok(Self { config, ops, positions })
+    }
+
+    /// The checkpoint's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Forgets the text so far.
+    pub fn reset(&mut self) {
+        self.ops.reset_cache(true);
+        self.positions = new_positions(&self.config);
+    }
+
+    /// Features of `images`, one row a token, in order: f32 `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// A model without a vision tower, or what candle says.
+    pub fn image_features(&mut self, images: &[Patches]) -> Result<Tensor, Error> {
+        let vision = self.config.vision.clone().ok_or(Error::NoVisionTower(images.len()))?;
+        let inputs = self.vision_inputs(&vision, images)?;
+        vision_tower(&mut self.ops, &vision, &inputs)
+    }
+
+    /// Embeddings of `ids`, rows of image tokens replaced by the features of `images`: f32 `[1, ids, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Self::image_features`].
+    pub fn embed(&mut self, ids: &[u32], images: &[Patches]) -> Result<Tensor, Error> {
+        let tokens = Tensor::new(ids, self.ops.device())?.unsqueeze(0)?;
+        let embeds = token_embeddings(&mut self.ops, &self.config.text, &tokens)?;
+        if images.is_empty() {
+            return Ok(embeds);
+        }
+        let features = self.image_features(images)?;
+        let all = Tensor::cat(&[embeds.squeeze(0)?, features], 0)?;
+        let mut next_feature = ids.len() as u32;
+        let rows: Vec<u32> = (0..ids.len())
+            .map(|i| {
+                if Some(ids[i]) != self.config.image_token_id {
+                    return i as u32;
+                }
+                next_feature += 1;
+                next_feature - 1
+            })
+            .collect();
+        Ok(all.index_select(&Tensor::new(rows, self.ops.device())?, 0)?.unsqueeze(0)?)
+    }
+
+    /// Appends `ids` (with `images`) to the text so far and returns logits, f32 `[positions, vocabulary]`: of every
+    /// new token, or of the last only.
+    ///
+    /// # Errors
+    /// Images that do not fit the image tokens, or what candle says.
+    pub fn extend(&mut self, ids: &[u32], images: &[Patches], logits: Logits) -> Result<Tensor, Error> {
+        let grids: Vec<_> = images.iter().map(|image| image.grid).collect();
+        let positions = self.positions.extend(ids, &grids)?;
+        self.extend_at(ids, images, positions, logits)
+    }
+
+    /// Appends one token that the model wrote itself; an image token here stands for itself.
+    ///
+    /// # Errors
+    /// What candle says.
+    pub fn step(&mut self, id: u32) -> Result<Tensor, Error> {
+        let positions = self.positions.extend_text(1);
+        self.extend_at(&[id], &[], positions, Logits::LastPosition)
+    }
+
+    /// The `count` tokens of highest logit, one after another, after the prompt `ids` with `images`.
+    ///
+    /// # Errors
+    /// As [`Self::extend`].
+    pub fn greedy(&mut self, ids: &[u32], images: &[Patches], count: usize) -> Result<Vec<u32>, Error> {
+        self.reset();
+        let mut logits = self.extend(ids, images, Logits::LastPosition)?;
+        let mut tokens = Vec::with_capacity(count);
+        while tokens.len() < count {
+            let token = logits.flatten_all()?.argmax(0)?.to_scalar::<u32>()?;
+            tokens.push(token);
+            if tokens.len() < count {
+                logits = self.step(token)?;
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn extend_at(
+        &mut self,
+        ids: &[u32],
+        images: &[Patches],
+        positions: Vec<i64>,
+        logits: Logits,
+    ) -> Result<Tensor, Error> {
+        let embeds = self.embed(ids, images)?;
+        let positions = Tensor::from_vec(positions, (self.config.position_axes(), 1, ids.len()), self.ops.device())?;
+        let inputs = DecoderInputs { embeds, positions };
+        Ok(decoder(&mut self.ops, &self.config.text, &inputs, logits)?.squeeze(0)?)
+    }
+
+    fn vision_inputs(
+        &self,
+        vision: &lwv_model::VisionConfig,
+        images: &[Patches],
+    ) -> Result<VisionInputs<Tensor>, Error> {
+        let device = self.ops.device();
+        let grids: Vec<_> = images.iter().map(|image| image.grid).collect();
+        let layout = VisionLayout {
+            patch_size: vision.patch_size,
+            spatial_merge_size: vision.spatial_merge_size,
+            window_size: vision.window_size,
+        };
+        let geometry = VisionGeometry::new(&grids, &layout)?;
+        let values: Vec<f32> = images.iter().flat_map(|image| image.values.iter().copied()).collect();
+        Ok(VisionInputs {
+            pixel_values: Tensor::from_vec(values, (geometry.patches, vision.patch_elements()), device)?,
+            positions: Tensor::from_vec(geometry.rotary_positions, (geometry.patches, 2), device)?.t()?.contiguous()?,
+            windows: segments(&geometry.windows, device)?,
+            frames: segments(&geometry.frames, device)?,
+        })
+    }
+}
+
+fn segments(host: &lwv_processor::Segments, device: &Device) -> Result<Segments<Tensor>, Error> {
+    Ok(Segments {
+        gather: Tensor::from_slice(&host.gather, (host.count, host.length), device)?,
+        lengths: Tensor::from_slice(&host.lengths, host.count, device)?,
+        scatter: Tensor::from_slice(&host.scatter, host.scatter.len(), device)?,
+    })
+}
+
+/// Positions as the model family counts them.
+fn new_positions(config: &ModelConfig) -> PositionBuilder {
+    match (&config.vision, config.image_token_id) {
+        (Some(vision), Some(image)) => PositionBuilder::new(image, vision.spatial_merge_size),
+        _ => PositionBuilder::text_only(),
+    }
+}

@@ -1,0 +1,185 @@
+use std::collections::HashMap;
+
+use candle_core::{D, DType, Device, Tensor};
+use lwv_model::{Adapter, Checkpoint, Ops, Rotary, Segments};
+
+use crate::Error;
+use crate::attention::{attention, causal_bias, merge_heads, padding_bias, repeat_heads, split_heads};
+
+/// Computes the network with candle, in f32, for inference.
+///
+/// Weights are read from the checkpoint when first asked for and kept. With a cache, attention puts the keys and
+/// values of earlier calls in front of the new ones.
+pub struct CandleOps {
+    checkpoint: Checkpoint,
+    adapter: Option<Adapter>,
+    device: Device,
+    weights: HashMap<String, Tensor>,
+    cache: Option<HashMap<usize, (Tensor, Tensor)>>,
+}
+
+impl CandleOps {
+    /// An interpreter without a cache, which reads its weights from `checkpoint`, `adapter` merged in.
+    pub fn new(checkpoint: Checkpoint, adapter: Option<Adapter>, device: Device) -> Self {
+        Self { checkpoint, adapter, device, weights: HashMap::new(), cache: None }
+    }
+
+    /// Forgets all cached keys and values, and keeps those to come if `keep` says so.
+    pub fn reset_cache(&mut self, keep: bool) {
+        self.cache = keep.then(HashMap::new);
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn load(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+        let info = self.checkpoint.find(name, shape)?;
+        let mut values = self.checkpoint.to_f32(&info)?;
+        if let Some(adapter) = &self.adapter
+            && let Some(update) = adapter.update(name, shape)?
+        {
+            update.add_to(&mut values, 0);
+        }
+        // A convolution whose kernel is its stride is a matrix over flattened patches.
+        let rows = shape.first().copied().unwrap_or(1);
+        let flat = if shape.len() > 2 { vec![rows, values.len() / rows] } else { shape.to_vec() };
+        Ok(Tensor::from_vec(values, flat, &self.device)?)
+    }
+
+    /// Appends the new keys and values of a layer to its cache and returns them all, with the number of old rows.
+    fn extend_cache(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor, usize), Error> {
+        let Some(cache) = &mut self.cache else { return Ok((k, v, 0)) };
+        let (k, v, past) = match cache.get(&layer) {
+            None => (k, v, 0),
+            Some((old_k, old_v)) => {
+                (Tensor::cat(&[old_k, &k], 2)?, Tensor::cat(&[old_v, &v], 2)?, old_k.dim(2)?)
+            }
+        };
+        cache.insert(layer, (k.clone(), v.clone()));
+        Ok((k, v, past))
+    }
+}
+
+impl Ops for CandleOps {
+    type Tensor = Tensor;
+    type Error = Error;
+
+    fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+        if let Some(weight) = self.weights.get(name) {
+            return Ok(weight.clone());
+        }
+        let weight = self.load(name, shape)?;
+        self.weights.insert(name.to_owned(), weight.clone());
+        Ok(weight)
+    }
+
+    fn embedding(&mut self, ids: &Tensor, table: &Tensor) -> Result<Tensor, Error> {
+        let rows = table.index_select(&ids.flatten_all()?, 0)?;
+        let shape = [ids.dims(), &[table.dim(1)?]].concat();
+        Ok(rows.reshape(shape)?)
+    }
+
+    fn linear(&mut self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
+        let (out, width) = weight.dims2()?;
+        let rows = x.contiguous()?.reshape(((), width))?.matmul(&weight.t()?)?;
+        let rows = match bias {
+            Some(bias) => rows.broadcast_add(bias)?,
+            None => rows,
+        };
+        let (_, tokens) = x.dims().split_last().ok_or_else(|| candle_core::Error::Msg("linear of a scalar".into()))?;
+        Ok(rows.reshape([tokens, &[out]].concat())?)
+    }
+
+    fn rms_norm(&mut self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, Error> {
+        Ok(candle_nn::ops::rms_norm(&x.contiguous()?, weight, eps as f32)?)
+    }
+
+    fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+        Ok((a + b)?)
+    }
+
+    fn mul(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+        Ok((a * b)?)
+    }
+
+    fn silu(&mut self, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.silu()?)
+    }
+
+    fn gelu(&mut self, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.gelu_erf()?)
+    }
+
+    fn columns(&mut self, x: &Tensor, start: usize, length: usize) -> Result<Tensor, Error> {
+        Ok(x.narrow(D::Minus1, start, length)?)
+    }
+
+    fn join_rows(&mut self, x: &Tensor, count: usize) -> Result<Tensor, Error> {
+        let (rows, width) = x.dims2()?;
+        Ok(x.reshape((rows / count, count * width))?)
+    }
+
+    fn last_position(&mut self, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.narrow(1, x.dim(1)? - 1, 1)?)
+    }
+
+    fn rotary(&mut self, positions: &Tensor, axes: &[usize], inverse: &[f32]) -> Result<Rotary<Tensor>, Error> {
+        let axis_count = axes.iter().max().map_or(1, |last| last + 1);
+        let positions = positions.to_dtype(DType::F32)?.reshape((axis_count, ()))?;
+        let axes: Vec<u32> = axes.iter().map(|&axis| axis as u32).collect();
+        let turned = positions.index_select(&Tensor::new(axes, &self.device)?, 0)?.t()?;
+        let angles = turned.broadcast_mul(&Tensor::new(inverse, &self.device)?)?;
+        Ok(Rotary { cos: angles.cos()?, sin: angles.sin()? })
+    }
+
+    fn rotate(&mut self, x: &Tensor, heads: usize, rotary: &Rotary<Tensor>) -> Result<Tensor, Error> {
+        let (tokens, half) = rotary.cos.dims2()?;
+        let split = x.reshape((tokens, heads, 2, half))?;
+        let (first, second) = (split.narrow(2, 0, 1)?, split.narrow(2, 1, 1)?);
+        let cos = rotary.cos.reshape((tokens, 1, 1, half))?;
+        let sin = rotary.sin.reshape((tokens, 1, 1, half))?;
+        let turned_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+        let turned_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+        Ok(Tensor::cat(&[turned_first, turned_second], 2)?.reshape(x.shape())?)
+    }
+
+    fn causal_attention(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+        key_value_heads: usize,
+    ) -> Result<Tensor, Error> {
+        let (q, k, v) = (split_heads(q, heads)?, split_heads(k, key_value_heads)?, split_heads(v, key_value_heads)?);
+        let new = q.dim(2)?;
+        let (k, v, past) = self.extend_cache(layer, k, v)?;
+        let groups = heads / key_value_heads;
+        let bias = (new > 1).then(|| causal_bias(new, past, &self.device)).transpose()?;
+        let attended = attention(&q, &repeat_heads(&k, groups)?, &repeat_heads(&v, groups)?, bias.as_ref())?;
+        Ok(merge_heads(&attended)?)
+    }
+
+    fn segment_attention(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+        segments: &Segments<Tensor>,
+    ) -> Result<Tensor, Error> {
+        let (count, length) = segments.gather.dims2()?;
+        let places = segments.gather.flatten_all()?;
+        let laid_out = |x: &Tensor| -> Result<Tensor, Error> {
+            let rows = x.contiguous()?.index_select(&places, 0)?;
+            Ok(split_heads(&rows.reshape((count, length, ()))?, heads)?)
+        };
+        let bias = padding_bias(&segments.lengths, length)?;
+        let attended = attention(&laid_out(q)?, &laid_out(k)?, &laid_out(v)?, Some(&bias))?;
+        let rows = merge_heads(&attended)?.flatten(0, 1)?;
+        Ok(rows.index_select(&segments.scatter, 0)?)
+    }
+}
