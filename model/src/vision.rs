@@ -15,7 +15,7 @@ use crate::{ConfigError, Ops, Rotary, Segments};
 const EPS: f64 = 1e-6;
 
 /// Geometry of the vision tower.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     /// Number of blocks.
     pub depth: usize,
@@ -39,6 +39,8 @@ pub struct VisionConfig {
     pub full_attention_blocks: Vec<usize>,
     /// Width of the features; the decoder's hidden size.
     pub out_hidden_size: usize,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +58,12 @@ struct VisionFields {
     fullatt_block_indexes: Option<Vec<usize>>,
     out_hidden_size: Option<usize>,
     hidden_act: Option<String>,
+    rope_parameters: Option<RopeFields>,
+}
+
+#[derive(Deserialize)]
+struct RopeFields {
+    rope_theta: Option<f64>,
 }
 
 impl VisionConfig {
@@ -89,6 +97,10 @@ impl VisionConfig {
                 .fullatt_block_indexes
                 .unwrap_or_else(|| vec![7, 15, 23, 31]),
             out_hidden_size: vision.out_hidden_size.unwrap_or(3584),
+            rope_theta: vision
+                .rope_parameters
+                .and_then(|rope| rope.rope_theta)
+                .unwrap_or(10_000.0),
         };
         config.check(text_hidden_size)?;
         Ok(config)
@@ -125,7 +137,7 @@ impl VisionConfig {
         let spatial = self.head_dim() / 2;
         let one_axis: Vec<f32> = (0..spatial)
             .step_by(2)
-            .map(|channel| inverse_frequency(10_000.0, channel, spatial))
+            .map(|channel| inverse_frequency(self.rope_theta, channel, spatial))
             .collect();
         [one_axis.clone(), one_axis].concat()
     }

@@ -1,1 +1,39 @@
-//! Tokenizer, chat template, image patches, positions and masks as plain vectors.
+//! From text and pictures to what a model is fed, as plain vectors.
+//!
+//! - [`Processor`] reads a checkpoint or bundle folder and makes a [`Prompt`]: token ids and image [`Patches`].
+//! - [`Tokenizer`], [`TokenStream`] and [`ChatTemplate`] are the text side, [`decode_image`] and [`ImageProcessor`]
+//!   the image side; each can be used alone.
+//! - [`VisionGeometry`] computes what the vision tower must know about the picture sizes, [`PositionBuilder`] the
+//!   decoder's position ids.
+//!
+//! The reference for every number is Hugging Face transformers with its Pillow image processor. Nothing here depends
+//! on a tensor library or opens a socket.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod chat;
+mod error;
+mod grid;
+mod image;
+mod jpeg;
+mod json;
+mod patches;
+mod positions;
+mod prompt;
+mod resize;
+mod stream;
+mod template;
+mod tokenizer;
+mod window;
+
+pub use ::image::RgbImage;
+pub use chat::{ChatTemplate, Content, Message};
+pub use error::{Error, Result};
+pub use grid::Grid;
+pub use image::{MAX_ASPECT_RATIO, MAX_PIXELS, decode_image, open_image};
+pub use patches::{ImageProcessor, Patches, smart_resize};
+pub use positions::PositionBuilder;
+pub use prompt::{Processor, Prompt};
+pub use resize::{Filter, resize};
+pub use stream::TokenStream;
+pub use tokenizer::Tokenizer;
+pub use window::{Segments, VisionGeometry, VisionLayout};

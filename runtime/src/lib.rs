@@ -1,1 +1,52 @@
 //! Writes long texts from a bundle, offline.
+//!
+//! 1. [`Engine::builder`] loads a bundle: it checks the manifest, finds ONNX Runtime's shared library and loads the
+//!    graphs on a [`Device`].
+//! 2. [`Engine::session`] makes a [`Session`]: one text with its cache. [`Session::extend`] takes a prompt with images
+//!    from [`Engine::processor`]; more turns can follow.
+//! 3. [`Session::generate`] is an iterator of [`Event`]s: progress, tokens with their text, and the reason for the end.
+//!    A [`CancelToken`] stops it from another thread.
+//! 4. [`Writer`] plans a long text and writes it section by section.
+//!
+//! Nothing here opens a socket. Errors name the file, graph, tensor or setting and say what to do.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod binding;
+mod bundle;
+mod cancel;
+mod decoder;
+mod engine;
+mod error;
+mod generation;
+mod graph;
+mod kv_cache;
+mod library;
+mod ort_decoder;
+mod plan;
+mod provider;
+mod sampler;
+#[cfg(test)]
+mod scripted;
+mod section;
+mod sentence;
+mod session;
+mod stats;
+mod stop;
+mod words;
+mod writer;
+
+pub use bundle::Bundle;
+pub use cancel::{CancelToken, Interrupt};
+pub use decoder::Decoder;
+pub use engine::{DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress, MemoryEstimate};
+pub use error::{Error, ErrorKind, Result};
+pub use generation::{Event, FinishReason, Generation, GenerationSettings, Output};
+pub use library::{LIBRARY_VARIABLE, find_library};
+pub use plan::{Plan, PlannedSection};
+pub use provider::Device;
+pub use sampler::{Sampler, SamplerSettings, SamplerState};
+pub use section::WrittenSection;
+pub use session::{Session, SessionContext};
+pub use stats::{Stats, peak_rss_bytes};
+pub use words::{WordCounter, count_words};
+pub use writer::{Manuscript, Task, Writer, WriterEvent, WriterSettings};

@@ -1,0 +1,223 @@
+//! The four graphs of a bundle, target `ort`: what stands at their borders, and the network between.
+
+use lwv_model::{
+    DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Precision, Segments,
+    TensorContract, TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings,
+    vision_tower,
+};
+use lwv_onnx::{Attribute, DataType, GraphBuilder, Model};
+
+use crate::Error;
+use crate::lower::{OrtLowering, VisionGeometry};
+use crate::ops::{Emitter, OnnxOps};
+use crate::value::Value;
+use crate::weights::WeightStore;
+
+/// Opset of the default domain: understood by ONNX Runtime 1.14 and later.
+pub const OPSET: i64 = 18;
+
+/// A graph and what its borders promise.
+pub struct Graph {
+    /// The graph.
+    pub model: Model,
+    /// Its inputs and outputs.
+    pub contract: GraphContract,
+}
+
+/// Images to features.
+///
+/// # Errors
+/// A weight cannot be read or written.
+pub fn vision_encoder(
+    vision: &VisionConfig,
+    precision: Precision,
+    weights: &mut WeightStore<'_>,
+) -> Result<Graph, Error> {
+    let contract = contract::vision_encoder(vision);
+    let mut graph = start(contract::VISION_ENCODER, &contract, precision, weights);
+    let geometry = VisionGeometry::append(&mut graph, vision);
+    let lowering = OrtLowering::for_rows(&mut graph, contract::PIXEL_VALUES);
+    let inputs = VisionInputs {
+        pixel_values: Value::flat(
+            contract::PIXEL_VALUES.into(),
+            ElementType::Float32,
+            vision.patch_elements(),
+        ),
+        positions: integers(&geometry.positions),
+        windows: segments(&geometry.windows),
+        frames: segments(&geometry.frames),
+    };
+    let mut ops = OnnxOps::new(graph, lowering);
+    let features = vision_tower(&mut ops, vision, &inputs)?;
+    let features = ops
+        .graph
+        .as_type(features.activation("output")?, ElementType::Float32);
+    finish(ops.graph, contract, &features.name)
+}
+
+/// Token ids to embeddings.
+///
+/// # Errors
+/// A weight cannot be read or written.
+pub fn embed_tokens(
+    text: &TextConfig,
+    precision: Precision,
+    weights: &mut WeightStore<'_>,
+) -> Result<Graph, Error> {
+    let contract = contract::embed_tokens(text);
+    let graph = start(contract::EMBED_TOKENS, &contract, precision, weights);
+    let mut ops = OnnxOps::new(graph, OrtLowering::without_layers());
+    let embeds = token_embeddings(&mut ops, text, &integers(contract::INPUT_IDS))?;
+    finish(ops.graph, contract, &embeds.activation("output")?.name)
+}
+
+/// Token ids and features to embeddings: the k-th image token takes the k-th row of features.
+///
+/// Without any rows image tokens keep their own embedding, which a model needs that writes one itself. When there are
+/// rows but too few of them, the graph fails rather than use a row twice.
+///
+/// # Errors
+/// A weight cannot be read or written.
+pub fn embedding(
+    text: &TextConfig,
+    image_token_id: u32,
+    precision: Precision,
+    weights: &mut WeightStore<'_>,
+) -> Result<Graph, Error> {
+    let contract = contract::embedding(text);
+    let graph = start(contract::EMBEDDING, &contract, precision, weights);
+    let mut ops = OnnxOps::new(graph, OrtLowering::without_layers());
+    let embeds = token_embeddings(&mut ops, text, &integers(contract::INPUT_IDS))?;
+    let embeds = embeds.activation("output")?.clone();
+    let graph = &mut ops.graph;
+    graph.enter("image_features");
+    let tokens = graph.as_flat(&embeds);
+    let rows = graph.op(
+        "Concat",
+        &[contract::IMAGE_FEATURES, &tokens.name],
+        [Attribute::int("axis", 0)],
+    );
+    let index = feature_rows(graph, image_token_id);
+    let merged = graph.op("Gather", &[&rows, &index], []);
+    let shape = graph.op("Shape", &[&embeds.name], []);
+    let merged = graph.op("Reshape", &[&merged, &shape], []);
+    finish(ops.graph, contract, &merged)
+}
+
+/// Embeddings and cache to logits of the last position and cache.
+///
+/// # Errors
+/// A weight cannot be read or written.
+pub fn decoder_model(
+    config: &ModelConfig,
+    precision: Precision,
+    weights: &mut WeightStore<'_>,
+) -> Result<Graph, Error> {
+    let contract = contract::decoder(config, precision.element_type());
+    let mut graph = start(contract::DECODER, &contract, precision, weights);
+    let lowering = OrtLowering::for_decoder(&mut graph);
+    let positions = OrtLowering::limited_positions(&mut graph);
+    let embeds = Value::batched(
+        contract::INPUTS_EMBEDS.into(),
+        ElementType::Float32,
+        config.text.hidden_size,
+    );
+    let mut ops = OnnxOps::new(graph, lowering);
+    let inputs = DecoderInputs {
+        embeds,
+        positions: integers(&positions),
+    };
+    let logits = decoder(&mut ops, &config.text, &inputs, Logits::LastPosition)?;
+    let logits = ops
+        .graph
+        .as_type(logits.activation("output")?, ElementType::Float32);
+    let axis = ops.graph.vector(&[1]);
+    let logits = ops.graph.op("Unsqueeze", &[&logits.name, &axis], []);
+    finish(ops.graph, contract, &logits)
+}
+
+/// For every token its row in features followed by embeddings.
+fn feature_rows(graph: &mut Emitter<'_, '_>, image_token_id: u32) -> String {
+    let flat = graph.vector(&[-1]);
+    let ids = graph.op("Reshape", &[contract::INPUT_IDS, &flat], []);
+    let image_token = graph.scalar(i64::from(image_token_id));
+    let is_image = graph.op("Equal", &[&ids, &image_token], []);
+    let counted = graph.cast(&is_image, DataType::Int64);
+    let (zero, one) = (graph.scalar(0), graph.scalar(1));
+    let counted = graph.op("CumSum", &[&counted, &zero], []);
+    let feature = graph.op("Sub", &[&counted, &one], []);
+    let bounds = [Attribute::int("start", 0), Attribute::int("end", 1)];
+    let features = graph.op("Shape", &[contract::IMAGE_FEATURES], bounds);
+    // A feature row that does not exist becomes an index that does not exist, and the graph stops there.
+    let nowhere = graph.scalar(i64::from(i32::MAX));
+    let exists = graph.op("Less", &[&feature, &features], []);
+    let feature = graph.op("Where", &[&exists, &feature, &nowhere], []);
+    let count = graph.op("Size", &[&ids], []);
+    let own = graph.op("Range", &[&zero, &count, &one], []);
+    let own = graph.op("Add", &[&own, &features], []);
+    let given = graph.op("Greater", &[&features, &zero], []);
+    let takes_feature = graph.op("And", &[&is_image, &given], []);
+    graph.op("Where", &[&takes_feature, &feature, &own], [])
+}
+
+fn start<'a, 'w>(
+    name: &str,
+    contract: &GraphContract,
+    precision: Precision,
+    weights: &'a mut WeightStore<'w>,
+) -> Emitter<'a, 'w> {
+    let mut builder = GraphBuilder::new(name);
+    builder.opset("", OPSET).opset("com.microsoft", 1);
+    let mut graph = Emitter::new(builder, weights, precision);
+    for input in &contract.inputs {
+        graph.input(&input.name, data_type(input.element_type), &dimensions(input));
+    }
+    graph
+}
+
+/// Declares the outputs, the first of which is the value `result`; the others bear their names already.
+fn finish(mut graph: Emitter<'_, '_>, contract: GraphContract, result: &str) -> Result<Graph, Error> {
+    graph.enter("");
+    for (index, output) in contract.outputs.iter().enumerate() {
+        let value = if index == 0 { result } else { &output.name };
+        graph.output(
+            &output.name,
+            value,
+            data_type(output.element_type),
+            &dimensions(output),
+        );
+    }
+    Ok(Graph {
+        model: graph.finish()?,
+        contract,
+    })
+}
+
+fn dimensions(tensor: &TensorContract) -> Vec<lwv_onnx::Dimension> {
+    let dimension = |dim: &Dimension| match dim {
+        Dimension::Size(size) => lwv_onnx::Dimension::from(*size as i64),
+        Dimension::Symbol(name) => lwv_onnx::Dimension::from(name.as_str()),
+    };
+    tensor.dims.iter().map(dimension).collect()
+}
+
+fn data_type(element: ElementType) -> DataType {
+    match element {
+        ElementType::Float16 => DataType::Float16,
+        ElementType::Int64 => DataType::Int64,
+        ElementType::Int32 => DataType::Int32,
+        _ => DataType::Float32,
+    }
+}
+
+fn integers(name: &str) -> Value {
+    Value::batched(name.to_owned(), ElementType::Int64, 0)
+}
+
+fn segments(names: &Segments<String>) -> Segments<Value> {
+    Segments {
+        gather: integers(&names.gather),
+        lengths: integers(&names.lengths),
+        scatter: integers(&names.scatter),
+    }
+}

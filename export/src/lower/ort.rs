@@ -1,0 +1,209 @@
+//! Target `ort`: ONNX Runtime's fused operators.
+//!
+//! `GroupQueryAttention` reads and writes the cache in place when past and present share a buffer, so nothing in the
+//! graph may take the past's length from its shape: it comes from the attention mask.
+
+use std::collections::HashMap;
+
+use lwv_model::{Segments, contract};
+use lwv_onnx::{Attribute, Node};
+
+use super::Lowering;
+use crate::ops::Emitter;
+use crate::value::{Activation, Layout};
+
+/// Values that a graph computes once for all layers.
+pub(crate) struct OrtLowering {
+    /// i64 `[2]`: batch and sequence, the leading dimensions that fused attention wants apart.
+    leading: String,
+    /// i64 `[batch, sequence]`: each token's row in the table of cosines, which is made anew in every call.
+    rotary_rows: String,
+    /// i32 `[batch]` index of each sequence's last token, and i32 scalar count of cached and new tokens.
+    lengths: Option<(String, String)>,
+    /// Width → shape `[batch, sequence, width]`.
+    shapes: HashMap<usize, String>,
+}
+
+impl OrtLowering {
+    /// For a graph that embeds tokens and no more.
+    pub(crate) fn without_layers() -> Self {
+        Self {
+            leading: String::new(),
+            rotary_rows: String::new(),
+            lengths: None,
+            shapes: HashMap::new(),
+        }
+    }
+
+    /// For the vision tower: one sequence of the rows of `pixel_values`.
+    pub(crate) fn for_rows(graph: &mut Emitter<'_, '_>, rows: &str) -> Self {
+        graph.enter("layout");
+        let count = dimension(graph, rows, 0);
+        let one = graph.vector(&[1]);
+        let leading = graph.op("Concat", &[&one, &count], [Attribute::int("axis", 0)]);
+        Self::with_leading(graph, leading, None)
+    }
+
+    /// For the decoder: batch and sequence of `inputs_embeds`, and the lengths that `attention_mask` tells.
+    pub(crate) fn for_decoder(graph: &mut Emitter<'_, '_>) -> Self {
+        graph.enter("layout");
+        let bounds = [Attribute::int("start", 0), Attribute::int("end", 2)];
+        let leading = graph.op("Shape", &[contract::INPUTS_EMBEDS], bounds);
+        let axis = graph.vector(&[1]);
+        let seen = graph.op(
+            "ReduceSum",
+            &[contract::ATTENTION_MASK, &axis],
+            [Attribute::int("keepdims", 0)],
+        );
+        let one = graph.scalar(1);
+        let last = graph.op("Sub", &[&seen, &one], []);
+        let last = graph.cast(&last, lwv_onnx::DataType::Int32);
+        let total = dimension(graph, contract::ATTENTION_MASK, 1);
+        let total = graph.cast(&total, lwv_onnx::DataType::Int32);
+        let total = graph.op("Squeeze", &[&total], []);
+        Self::with_leading(graph, leading, Some((last, total)))
+    }
+
+    fn with_leading(graph: &mut Emitter<'_, '_>, leading: String, lengths: Option<(String, String)>) -> Self {
+        let count = graph.op("ReduceProd", &[&leading], [Attribute::int("keepdims", 0)]);
+        let (zero, one) = (graph.scalar(0), graph.scalar(1));
+        let rows = graph.op("Range", &[&zero, &count, &one], []);
+        let rotary_rows = graph.op("Reshape", &[&rows, &leading], []);
+        Self {
+            leading,
+            rotary_rows,
+            lengths,
+            shapes: HashMap::new(),
+        }
+    }
+
+    /// Positions that no caller can set too far: onnxruntime's JavaScript client counts text-only positions from three
+    /// times the prompt's length. The position of text and still images never exceeds the token's index.
+    pub(crate) fn limited_positions(graph: &mut Emitter<'_, '_>) -> String {
+        graph.enter("positions");
+        let axis = graph.scalar(1);
+        let counted = graph.op("CumSum", &[contract::ATTENTION_MASK, &axis], []);
+        let index = graph.op("Sub", &[&counted, &axis], []);
+        let new = dimension(graph, contract::INPUTS_EMBEDS, 1);
+        let start = graph.op("Neg", &[&new], []);
+        let [end, axes] = [i64::MAX, 1].map(|bound| graph.vector(&[bound]));
+        let index = graph.op("Slice", &[&index, &start, &end, &axes], []);
+        graph.op("Min", &[contract::POSITION_IDS, &index], [])
+    }
+}
+
+impl Lowering for OrtLowering {
+    fn as_batched(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        if x.layout == Layout::Batched {
+            return x.clone();
+        }
+        if !self.shapes.contains_key(&x.width) {
+            let width = graph.vector(&[x.width as i64]);
+            let shape = graph.op("Concat", &[&self.leading, &width], [Attribute::int("axis", 0)]);
+            self.shapes.insert(x.width, shape);
+        }
+        let name = graph.op("Reshape", &[&x.name, &self.shapes[&x.width]], []);
+        Activation {
+            layout: Layout::Batched,
+            ..x.renamed(name)
+        }
+    }
+
+    /// Written out, since the standard operator needs opset 23, newer than many installed libraries; ONNX Runtime
+    /// fuses these six nodes when it loads the graph.
+    fn rms_norm(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        x: &Activation,
+        weight: &str,
+        eps: f32,
+    ) -> Activation {
+        let two = graph.floats(&[2.0], &[]);
+        let square = graph.op("Pow", &[&x.name, &two], []);
+        let axis = graph.vector(&[-1]);
+        let mean = graph.op("ReduceMean", &[&square, &axis], [Attribute::int("keepdims", 1)]);
+        let eps = graph.floats(&[eps], &[]);
+        let shifted = graph.op("Add", &[&mean, &eps], []);
+        let root = graph.op("Sqrt", &[&shifted], []);
+        let normed = graph.op("Div", &[&x.name, &root], []);
+        x.renamed(graph.op("Mul", &[&normed, weight], []))
+    }
+
+    fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        x.renamed(graph.microsoft("QuickGelu", &[&x.name], [Attribute::float("alpha", 1.0)]))
+    }
+
+    fn gelu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        x.renamed(graph.microsoft("Gelu", &[&x.name], []))
+    }
+
+    /// The number of heads follows from the width of the table; the operator does not want to be told.
+    fn rotate(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        x: &Activation,
+        _heads: usize,
+        cos: &str,
+        sin: &str,
+    ) -> Activation {
+        let x = self.as_batched(graph, x);
+        x.renamed(graph.microsoft("RotaryEmbedding", &[&x.name, &self.rotary_rows, cos, sin], []))
+    }
+
+    fn causal_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        layer: usize,
+        qkv: &[Activation; 3],
+        heads: usize,
+        key_value_heads: usize,
+    ) -> Activation {
+        let [q, k, v] = qkv.each_ref().map(|x| self.as_batched(graph, x));
+        let past = [contract::past_key(layer), contract::past_value(layer)];
+        let present = [contract::present_key(layer), contract::present_value(layer)];
+        let (last, total) = self
+            .lengths
+            .as_ref()
+            .map_or(("", ""), |(last, total)| (last, total));
+        let inputs = [&*q.name, &k.name, &v.name, &past[0], &past[1], last, total];
+        let attributes = [
+            Attribute::int("num_heads", heads as i64),
+            Attribute::int("kv_num_heads", key_value_heads as i64),
+        ];
+        let node = Node::in_domain("com.microsoft", "GroupQueryAttention", &inputs).with(attributes);
+        let attended = format!("attended.{layer}");
+        graph.node(node, &[&attended, &present[0], &present[1]]);
+        graph.as_flat(&q.renamed(attended))
+    }
+
+    fn segment_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        qkv: &[Activation; 3],
+        heads: usize,
+        segments: &Segments<String>,
+    ) -> Activation {
+        let [q, k, v] = qkv.each_ref().map(|x| {
+            let rows = graph.as_flat(x);
+            graph.op("Gather", &[&rows.name, &segments.gather], [])
+        });
+        let inputs = [&*q, &k, &v, "", &segments.lengths];
+        let attended = graph.microsoft(
+            "MultiHeadAttention",
+            &inputs,
+            [Attribute::int("num_heads", heads as i64)],
+        );
+        let padded = Activation {
+            layout: Layout::Batched,
+            ..qkv[0].renamed(attended)
+        };
+        let padded = graph.as_flat(&padded);
+        padded.renamed(graph.op("Gather", &[&padded.name, &segments.scatter], []))
+    }
+}
+
+/// One dimension of a value, i64 `[1]`.
+fn dimension(graph: &mut Emitter<'_, '_>, value: &str, axis: i64) -> String {
+    let bounds = [Attribute::int("start", axis), Attribute::int("end", axis + 1)];
+    graph.op("Shape", &[value], bounds)
+}

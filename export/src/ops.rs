@@ -1,0 +1,437 @@
+use std::collections::HashMap;
+
+use lwv_model::{ElementType, Ops, Precision, Rotary, Segments};
+use lwv_onnx::{Attribute, DataType, Dimension, GraphBuilder, Model, Node};
+
+use crate::Error;
+use crate::lower::Lowering;
+use crate::value::{Activation, Layout, Value};
+use crate::weights::{Placed, WeightStore};
+
+/// Appends the network's operations to a graph.
+///
+/// What every target shares is here: weights, types and layouts. Matrices are `Gemm` with a transposed weight, so that
+/// a weight's bytes stand in the bundle as they stand in the checkpoint. In fp16 the products and attention are
+/// 16 bit; the residual stream, norms and rotation stay 32 bit, which Qwen2.5-VL's large activations need.
+/// How norms, rotation and attention look is the [`Lowering`]'s business.
+pub(crate) struct OnnxOps<'a, 'w, L> {
+    /// The graph so far.
+    pub(crate) graph: Emitter<'a, 'w>,
+    lowering: L,
+}
+
+/// A graph being built, with the weights that enter it.
+pub(crate) struct Emitter<'a, 'w> {
+    /// The graph so far.
+    builder: GraphBuilder,
+    weights: &'a mut WeightStore<'w>,
+    precision: Precision,
+    /// The first thing that the builder refused; later calls go on with empty names and the end reports it.
+    fault: Option<lwv_onnx::Error>,
+    /// Weights that are in the graph already.
+    initializers: HashMap<(String, ElementType), String>,
+    /// Casts and reshapes already made, so that three projections of one tensor share one.
+    converted: HashMap<(String, Conversion), String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Conversion {
+    ToFloat32,
+    ToFloat16,
+    Flat,
+}
+
+impl<'a, 'w> Emitter<'a, 'w> {
+    /// Starts a graph whose matrices are of `precision`.
+    pub(crate) fn new(builder: GraphBuilder, weights: &'a mut WeightStore<'w>, precision: Precision) -> Self {
+        let (initializers, converted) = (HashMap::new(), HashMap::new());
+        Self {
+            builder,
+            weights,
+            precision,
+            fault: None,
+            initializers,
+            converted,
+        }
+    }
+
+    /// Type of matrix products.
+    pub(crate) fn compute_type(&self) -> ElementType {
+        self.precision.element_type()
+    }
+
+    /// Names the nodes to come after `scope`.
+    pub(crate) fn enter(&mut self, scope: &str) {
+        self.builder.set_scope(scope);
+    }
+
+    /// Appends a standard operator with one output.
+    pub(crate) fn op(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: impl IntoIterator<Item = Attribute>,
+    ) -> String {
+        let result = self.builder.op(op_type, inputs, attributes);
+        self.keep(result)
+    }
+
+    /// Appends one of ONNX Runtime's own operators with one output.
+    pub(crate) fn microsoft(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: impl IntoIterator<Item = Attribute>,
+    ) -> String {
+        let result = self.builder.op_in("com.microsoft", op_type, inputs, attributes);
+        self.keep(result)
+    }
+
+    /// Appends a node whose outputs have these names.
+    pub(crate) fn node(&mut self, node: Node, outputs: &[&str]) {
+        let result = self.builder.node_named_outputs(node, outputs);
+        self.keep(result);
+    }
+
+    /// Declares an input.
+    pub(crate) fn input(&mut self, name: &str, dtype: DataType, dims: &[Dimension]) {
+        let result = self.builder.input(name, dtype, dims);
+        self.keep(result);
+    }
+
+    /// Declares an output.
+    pub(crate) fn output(&mut self, name: &str, value: &str, dtype: DataType, dims: &[Dimension]) {
+        let result = self.builder.output(name, value, dtype, dims);
+        self.keep(result);
+    }
+
+    /// An i64 constant of one dimension.
+    pub(crate) fn vector(&mut self, values: &[i64]) -> String {
+        let result = self.builder.constant_i64(values, &[values.len() as i64]);
+        self.keep(result)
+    }
+
+    /// An i64 constant of no dimensions.
+    pub(crate) fn scalar(&mut self, value: i64) -> String {
+        let result = self.builder.constant_i64(&[value], &[]);
+        self.keep(result)
+    }
+
+    /// An f32 constant of shape `dims`.
+    pub(crate) fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
+        let result = self.builder.constant_f32(values, dims);
+        self.keep(result)
+    }
+
+    /// Checks what was built.
+    ///
+    /// # Errors
+    /// The first thing that was refused, or what makes the whole no graph.
+    pub(crate) fn finish(self) -> Result<Model, Error> {
+        match self.fault {
+            Some(fault) => Err(fault.into()),
+            None => Ok(self.builder.finish()?),
+        }
+    }
+
+    fn keep<T: Default>(&mut self, result: Result<T, lwv_onnx::Error>) -> T {
+        result.unwrap_or_else(|error| {
+            self.fault.get_or_insert(error);
+            T::default()
+        })
+    }
+
+    /// Appends a cast.
+    pub(crate) fn cast(&mut self, name: &str, to: DataType) -> String {
+        self.op("Cast", &[name], [Attribute::int("to", i64::from(to.onnx_code()))])
+    }
+
+    /// The activation as `element`, cast where it is not.
+    pub(crate) fn as_type(&mut self, x: &Activation, element: ElementType) -> Activation {
+        if x.element == element {
+            return x.clone();
+        }
+        let (conversion, to) = match element {
+            ElementType::Float16 => (Conversion::ToFloat16, DataType::Float16),
+            _ => (Conversion::ToFloat32, DataType::Float32),
+        };
+        let name = self.convert_once(&x.name, conversion, |graph, name| graph.cast(name, to));
+        Activation {
+            element,
+            ..x.renamed(name)
+        }
+    }
+
+    /// The activation with its leading dimensions as one.
+    pub(crate) fn as_flat(&mut self, x: &Activation) -> Activation {
+        if x.layout == Layout::Flat {
+            return x.clone();
+        }
+        let name = self.convert_once(&x.name, Conversion::Flat, |graph, name| {
+            let shape = graph.vector(&[-1, x.width as i64]);
+            graph.op("Reshape", &[name, &shape], [])
+        });
+        Activation {
+            layout: Layout::Flat,
+            ..x.renamed(name)
+        }
+    }
+
+    fn convert_once(
+        &mut self,
+        name: &str,
+        conversion: Conversion,
+        make: impl FnOnce(&mut Self, &str) -> String,
+    ) -> String {
+        let key = (name.to_owned(), conversion);
+        if let Some(known) = self.converted.get(&key) {
+            return known.clone();
+        }
+        let made = make(self, name);
+        self.converted.insert(key, made.clone());
+        made
+    }
+
+    /// Puts a weight into the graph as `element`. A weight of more than two dimensions becomes a matrix, all but its
+    /// first dimension taken as one.
+    fn initializer(&mut self, weight: &Value, element: ElementType) -> Result<String, Error> {
+        let (name, shape) = weight.weight("initializer")?;
+        let key = (name.to_owned(), element);
+        if let Some(known) = self.initializers.get(&key) {
+            return Ok(known.clone());
+        }
+        let dtype = if element == ElementType::Float16 {
+            DataType::Float16
+        } else {
+            DataType::Float32
+        };
+        let mut dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        if dims.len() > 2 {
+            dims = vec![dims[0], dims[1..].iter().product()];
+        }
+        let placed = match self.weights.place(name, shape, dtype)? {
+            Placed::Inline(bytes) => self.builder.initializer_inline(name, dtype, &dims, bytes)?,
+            Placed::External(location) => self.builder.initializer_external(name, dtype, &dims, location)?,
+        };
+        self.initializers.insert(key, placed.clone());
+        Ok(placed)
+    }
+}
+
+impl<'a, 'w, L: Lowering> OnnxOps<'a, 'w, L> {
+    /// An interpreter that appends to `graph` in the way of `lowering`.
+    pub(crate) fn new(graph: Emitter<'a, 'w>, lowering: L) -> Self {
+        Self { graph, lowering }
+    }
+
+    /// `a` and `b` by an elementwise operator, in type `element`.
+    fn binary(
+        &mut self,
+        op_type: &'static str,
+        a: &Value,
+        b: &Value,
+        element: ElementType,
+    ) -> Result<Value, Error> {
+        let a = self.graph.as_type(a.activation(op_type)?, element);
+        let b = self.graph.as_type(b.activation(op_type)?, element);
+        let (a, b) = (self.graph.as_flat(&a), self.graph.as_flat(&b));
+        let name = self.graph.op(op_type, &[&a.name, &b.name], []);
+        Ok(Value::Activation(a.renamed(name)))
+    }
+
+    /// Queries, keys and values in the type of products.
+    fn attention_inputs(&mut self, qkv: [&Value; 3]) -> Result<[Activation; 3], Error> {
+        let element = self.graph.compute_type();
+        let [q, k, v] = qkv.map(|x| x.activation("attention").map(|x| self.graph.as_type(x, element)));
+        Ok([q?, k?, v?])
+    }
+}
+
+impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
+    type Tensor = Value;
+    type Error = Error;
+
+    fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
+        // Nodes are named after the module whose weights they use.
+        self.graph.enter(
+            name.strip_suffix(".weight")
+                .or_else(|| name.strip_suffix(".bias"))
+                .unwrap_or(name),
+        );
+        Ok(Value::Weight {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        })
+    }
+
+    fn embedding(&mut self, ids: &Value, table: &Value) -> Result<Value, Error> {
+        let element = self.graph.compute_type();
+        let (_, shape) = table.weight("embedding")?;
+        let name = self.graph.initializer(table, element)?;
+        let rows = self
+            .graph
+            .op("Gather", &[&name, &ids.activation("embedding")?.name], []);
+        let rows = Activation {
+            name: rows,
+            element,
+            width: shape[1],
+            layout: Layout::Batched,
+        };
+        Ok(Value::Activation(self.graph.as_type(&rows, ElementType::Float32)))
+    }
+
+    fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value, Error> {
+        let element = self.graph.compute_type();
+        let x = self.graph.as_flat(x.activation("linear")?);
+        let x = self.graph.as_type(&x, element);
+        let (_, shape) = weight.weight("linear")?;
+        let mut inputs = vec![x.name, self.graph.initializer(weight, element)?];
+        if let Some(bias) = bias {
+            inputs.push(self.graph.initializer(bias, element)?);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let name = self.graph.op("Gemm", &inputs, [Attribute::int("transB", 1)]);
+        Ok(Value::flat(name, element, shape[0]))
+    }
+
+    fn rms_norm(&mut self, x: &Value, weight: &Value, eps: f64) -> Result<Value, Error> {
+        let x = self.graph.as_flat(x.activation("rms_norm")?);
+        let x = self.graph.as_type(&x, ElementType::Float32);
+        let weight = self.graph.initializer(weight, ElementType::Float32)?;
+        Ok(Value::Activation(self.lowering.rms_norm(
+            &mut self.graph,
+            &x,
+            &weight,
+            eps as f32,
+        )))
+    }
+
+    fn add(&mut self, a: &Value, b: &Value) -> Result<Value, Error> {
+        self.binary("Add", a, b, ElementType::Float32)
+    }
+
+    fn mul(&mut self, a: &Value, b: &Value) -> Result<Value, Error> {
+        self.binary("Mul", a, b, a.activation("mul")?.element)
+    }
+
+    fn silu(&mut self, x: &Value) -> Result<Value, Error> {
+        Ok(Value::Activation(
+            self.lowering.silu(&mut self.graph, x.activation("silu")?),
+        ))
+    }
+
+    fn gelu(&mut self, x: &Value) -> Result<Value, Error> {
+        Ok(Value::Activation(
+            self.lowering.gelu(&mut self.graph, x.activation("gelu")?),
+        ))
+    }
+
+    fn columns(&mut self, x: &Value, start: usize, length: usize) -> Result<Value, Error> {
+        let x = x.activation("columns")?;
+        let [start, end, axis] =
+            [start as i64, (start + length) as i64, -1].map(|bound| self.graph.vector(&[bound]));
+        let name = self.graph.op("Slice", &[&x.name, &start, &end, &axis], []);
+        Ok(Value::Activation(Activation {
+            width: length,
+            ..x.renamed(name)
+        }))
+    }
+
+    fn join_rows(&mut self, x: &Value, count: usize) -> Result<Value, Error> {
+        let x = x.activation("join_rows")?;
+        let width = x.width * count;
+        let shape = self.graph.vector(&[-1, width as i64]);
+        Ok(Value::flat(
+            self.graph.op("Reshape", &[&x.name, &shape], []),
+            x.element,
+            width,
+        ))
+    }
+
+    fn last_position(&mut self, x: &Value) -> Result<Value, Error> {
+        let x = self
+            .lowering
+            .as_batched(&mut self.graph, x.activation("last_position")?);
+        let last = self.graph.scalar(-1);
+        let rows = self
+            .graph
+            .op("Gather", &[&x.name, &last], [Attribute::int("axis", 1)]);
+        Ok(Value::flat(rows, x.element, x.width))
+    }
+
+    fn rotary(&mut self, positions: &Value, axes: &[usize], inverse: &[f32]) -> Result<Rotary<Value>, Error> {
+        self.graph.enter("rotary");
+        let axis_count = axes.iter().max().map_or(1, |last| last + 1) as i64;
+        let shape = self.graph.vector(&[axis_count, -1]);
+        let rows = self
+            .graph
+            .op("Reshape", &[&positions.activation("rotary")?.name, &shape], []);
+        let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
+        let half = axes.len();
+        let axes = self.graph.vector(&axes);
+        let turning = self.graph.op("Gather", &[&rows, &axes], []);
+        let turning = self
+            .graph
+            .op("Transpose", &[&turning], [Attribute::ints("perm", [1, 0])]);
+        let turning = self.graph.cast(&turning, DataType::Float32);
+        let inverse = self.graph.floats(inverse, &[half as i64]);
+        let angles = self.graph.op("Mul", &[&turning, &inverse], []);
+        let [cos, sin] = ["Cos", "Sin"].map(|op_type| self.graph.op(op_type, &[&angles], []));
+        let value = |name| Value::flat(name, ElementType::Float32, half);
+        Ok(Rotary {
+            cos: value(cos),
+            sin: value(sin),
+        })
+    }
+
+    fn rotate(&mut self, x: &Value, heads: usize, rotary: &Rotary<Value>) -> Result<Value, Error> {
+        let x = self.graph.as_type(x.activation("rotate")?, ElementType::Float32);
+        let (cos, sin) = (rotary.cos.activation("rotate")?, rotary.sin.activation("rotate")?);
+        Ok(Value::Activation(self.lowering.rotate(
+            &mut self.graph,
+            &x,
+            heads,
+            &cos.name,
+            &sin.name,
+        )))
+    }
+
+    fn causal_attention(
+        &mut self,
+        layer: usize,
+        q: &Value,
+        k: &Value,
+        v: &Value,
+        heads: usize,
+        key_value_heads: usize,
+    ) -> Result<Value, Error> {
+        let qkv = self.attention_inputs([q, k, v])?;
+        let attended = self
+            .lowering
+            .causal_attention(&mut self.graph, layer, &qkv, heads, key_value_heads);
+        Ok(Value::Activation(attended))
+    }
+
+    fn segment_attention(
+        &mut self,
+        q: &Value,
+        k: &Value,
+        v: &Value,
+        heads: usize,
+        segments: &Segments<Value>,
+    ) -> Result<Value, Error> {
+        let qkv = self.attention_inputs([q, k, v])?;
+        let name = |value: &Value| Ok::<_, Error>(value.activation("segment_attention")?.name.clone());
+        let segments = Segments {
+            gather: name(&segments.gather)?,
+            lengths: name(&segments.lengths)?,
+            scatter: name(&segments.scatter)?,
+        };
+        Ok(Value::Activation(self.lowering.segment_attention(
+            &mut self.graph,
+            &qkv,
+            heads,
+            &segments,
+        )))
+    }
+}

@@ -1,0 +1,172 @@
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use lwv_model::{Adapter, Checkpoint, StoredType, TensorInfo};
+use lwv_onnx::{DataType, ExternalFile, ExternalLocation, ExternalWriter};
+
+use crate::Error;
+
+/// Where the bytes of a weight went.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Placed {
+    /// Into the graph itself.
+    Inline(Vec<u8>),
+    /// Into a data file beside the graph.
+    External(ExternalLocation),
+}
+
+/// Moves weights from a checkpoint into a bundle, in bounded memory: each is read, converted and written piece by
+/// piece at the moment a graph first asks for it, and once only.
+pub struct WeightStore<'a> {
+    checkpoint: &'a Checkpoint,
+    adapter: Option<&'a Adapter>,
+    folder: PathBuf,
+    writer: Option<ExternalWriter>,
+    placed: HashMap<(String, DataType), ExternalLocation>,
+    files: BTreeMap<String, ExternalFile>,
+    progress: &'a dyn Fn(u64),
+}
+
+impl<'a> WeightStore<'a> {
+    /// A store that writes its data files into `folder` and tells `progress` how many bytes it has read.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        adapter: Option<&'a Adapter>,
+        folder: &Path,
+        progress: &'a dyn Fn(u64),
+    ) -> Self {
+        let folder = folder.to_owned();
+        Self {
+            checkpoint,
+            adapter,
+            folder,
+            writer: None,
+            placed: HashMap::new(),
+            files: BTreeMap::new(),
+            progress,
+        }
+    }
+
+    /// From here on new weights go into the data file `name`, or with `None` into the graph.
+    ///
+    /// # Errors
+    /// The file before cannot be finished or the new one not be created.
+    pub fn open_file(&mut self, name: Option<&str>) -> Result<(), Error> {
+        self.close_file()?;
+        self.writer = name
+            .map(|name| ExternalWriter::create(self.folder.join(name)))
+            .transpose()?;
+        Ok(())
+    }
+
+    /// Finishes the open data file and returns all that were written.
+    ///
+    /// # Errors
+    /// The open file cannot be finished.
+    pub fn finish(mut self) -> Result<BTreeMap<String, ExternalFile>, Error> {
+        self.close_file()?;
+        Ok(self.files)
+    }
+
+    /// Places the weight with the canonical `name` and `shape` as `dtype`, f32 or f16.
+    ///
+    /// # Errors
+    /// The weight is missing or has another shape, or a file cannot be read or written.
+    pub fn place(&mut self, name: &str, shape: &[usize], dtype: DataType) -> Result<Placed, Error> {
+        let key = (name.to_owned(), dtype);
+        if let Some(location) = self.placed.get(&key) {
+            return Ok(Placed::External(location.clone()));
+        }
+        let info = self.checkpoint.find(name, shape)?;
+        let elements: usize = shape.iter().product();
+        let bytes = elements * if dtype == DataType::Float16 { 2 } else { 4 };
+        let Some(mut writer) = self.writer.take() else {
+            let mut inline = Vec::with_capacity(bytes);
+            self.convert(name, &info, dtype, |piece| {
+                inline.extend_from_slice(piece);
+                Ok(())
+            })?;
+            return Ok(Placed::Inline(inline));
+        };
+        let offset = writer.begin_tensor(bytes as u64)?;
+        self.convert(name, &info, dtype, |piece| Ok(writer.write(piece)?))?;
+        let location = ExternalLocation {
+            file: writer.file_name().to_owned(),
+            offset,
+            length: bytes as u64,
+        };
+        self.writer = Some(writer);
+        self.placed.insert(key, location.clone());
+        Ok(Placed::External(location))
+    }
+
+    fn convert(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        dtype: DataType,
+        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let update = self
+            .adapter
+            .map(|adapter| adapter.update(name, &info.shape))
+            .transpose()?
+            .flatten();
+        let same = matches!(
+            (info.stored, dtype),
+            (StoredType::F32, DataType::Float32) | (StoredType::F16, DataType::Float16)
+        );
+        if same && update.is_none() {
+            return self.checkpoint.read_bytes(info, |bytes| {
+                (self.progress)(bytes.len() as u64);
+                take(bytes)
+            });
+        }
+        let mut done = 0;
+        let mut bytes = Vec::new();
+        let mut halves = Vec::new();
+        self.checkpoint.read_f32(info, |floats| {
+            if let Some(update) = update {
+                update.add_to(floats, done);
+            }
+            done += floats.len();
+            (self.progress)((floats.len() * info.stored.size()) as u64);
+            bytes.clear();
+            match dtype {
+                DataType::Float16 => narrow(floats, &mut halves, &mut bytes),
+                _ => bytes.extend(floats.iter().flat_map(|float| float.to_le_bytes())),
+            }
+            take(&bytes)
+        })
+    }
+
+    fn close_file(&mut self) -> Result<(), Error> {
+        if let Some(writer) = self.writer.take() {
+            let file = writer.finish()?;
+            self.files.insert(file.file_name.clone(), file);
+        }
+        Ok(())
+    }
+}
+
+/// Rounds to the nearest half, ties to even; what is too large becomes infinite.
+fn narrow(floats: &[f32], halves: &mut Vec<f16>, bytes: &mut Vec<u8>) {
+    halves.resize(floats.len(), f16::ZERO);
+    halves.convert_from_f32_slice(floats);
+    bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrowing_rounds_to_nearest_even() {
+        let (mut halves, mut bytes) = (Vec::new(), Vec::new());
+        narrow(&[1.0, 2049.0, 1e6], &mut halves, &mut bytes);
+        assert_eq!(halves, [f16::from_f32(1.0), f16::from_f32(2048.0), f16::INFINITY]);
+        assert_eq!(bytes[..2], [0x00, 0x3c]);
+    }
+}

@@ -1,0 +1,233 @@
+use std::ffi::CString;
+
+use half::f16;
+use ort::AsPointer;
+use ort::memory::{Allocator, MemoryInfo};
+use ort::session::{IoBinding, RunOptions, Session};
+use ort::value::{DynTensor, DynValueRefMut, Shape, TensorRefMut};
+
+use crate::error::{Error, Inner, Result};
+
+/// Inputs and outputs of one graph, bound once to memory that stays where it is.
+///
+/// The binding of ONNX Runtime does not keep a caller's memory alive, so this one owns all memory that is bound.
+/// The memory can be read and written only through `&mut self`, and a run needs `&mut self` as well: nobody looks at it
+/// during a run.
+pub(crate) struct Binding {
+    graph: &'static str,
+    // Before the memory: fields are dropped in this order.
+    io: IoBinding,
+    bound: Vec<Bound>,
+    memory: Vec<Memory>,
+}
+
+/// Memory of a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot(usize);
+
+/// A bound name of a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bind(usize);
+
+/// Whether a name is bound as input, as output, or two names as both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Input,
+    Output,
+}
+
+struct Bound {
+    name: CString,
+    direction: Direction,
+    slot: Slot,
+}
+
+/// Vectors, since their memory stays in place when the vector itself is moved.
+enum Memory {
+    Float(Vec<f32>),
+    /// Bits of 16-bit floats: only integers are had zeroed without being touched.
+    Half(Vec<u16>),
+    Integer(Vec<i64>),
+    Device(DynTensor),
+    Released,
+}
+
+/// Type of the elements of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Elements {
+    Float,
+    Half,
+    Integer,
+}
+
+impl Binding {
+    pub(crate) fn new(graph: &'static str, session: &Session) -> Result<Self> {
+        Ok(Self { graph, io: session.create_binding()?, bound: Vec::new(), memory: Vec::new() })
+    }
+
+    /// Zeroed memory of `length` elements. The system commits pages only when they are first written.
+    pub(crate) fn allocate(&mut self, elements: Elements, length: usize) -> Result<Slot> {
+        let memory = match elements {
+            Elements::Float => zeroed(length).map(Memory::Float),
+            Elements::Half => zeroed(length).map(Memory::Half),
+            Elements::Integer => zeroed(length).map(Memory::Integer),
+        }?;
+        self.memory.push(memory);
+        Ok(Slot(self.memory.len() - 1))
+    }
+
+    /// Memory on a device, its content undefined.
+    pub(crate) fn allocate_on_device(
+        &mut self,
+        allocator: &Allocator,
+        elements: Elements,
+        shape: &[usize],
+    ) -> Result<Slot> {
+        let element_type = match elements {
+            Elements::Float => ort::value::TensorElementType::Float32,
+            Elements::Half => ort::value::TensorElementType::Float16,
+            Elements::Integer => ort::value::TensorElementType::Int64,
+        };
+        let tensor = DynTensor::new(allocator, element_type, Shape::new(shape.iter().map(|d| *d as i64)))?;
+        self.memory.push(Memory::Device(tensor));
+        Ok(Slot(self.memory.len() - 1))
+    }
+
+    /// Frees the memory of a slot that no name is bound to any more.
+    pub(crate) fn release(&mut self, slot: Slot) {
+        debug_assert!(self.bound.iter().all(|bound| bound.slot != slot), "memory that is bound");
+        self.memory[slot.0] = Memory::Released;
+    }
+
+    pub(crate) fn floats(&mut self, slot: Slot) -> &mut [f32] {
+        match &mut self.memory[slot.0] {
+            Memory::Float(values) => values,
+            _ => &mut [],
+        }
+    }
+
+    pub(crate) fn integers(&mut self, slot: Slot) -> &mut [i64] {
+        match &mut self.memory[slot.0] {
+            Memory::Integer(values) => values,
+            _ => &mut [],
+        }
+    }
+
+    /// Copies ranges of elements, given as (from, to, length), from one slot to another of the same type on the host.
+    pub(crate) fn copy(&mut self, from: Slot, to: Slot, ranges: impl Iterator<Item = (usize, usize, usize)>) {
+        let source = std::mem::replace(&mut self.memory[from.0], Memory::Released);
+        for (start, target, length) in ranges {
+            match (&source, &mut self.memory[to.0]) {
+                (Memory::Float(from), Memory::Float(to)) => {
+                    to[target..target + length].copy_from_slice(&from[start..start + length]);
+                }
+                (Memory::Half(from), Memory::Half(to)) => {
+                    to[target..target + length].copy_from_slice(&from[start..start + length]);
+                }
+                _ => {}
+            }
+        }
+        self.memory[from.0] = source;
+    }
+
+    /// Binds an input to the first elements of `slot`, as many as `shape` has.
+    pub(crate) fn bind_input(&mut self, name: &str, slot: Slot, shape: &[usize]) -> Result<Bind> {
+        self.bind(name, Direction::Input, slot, shape)
+    }
+
+    /// Binds an output likewise. The slot may be bound as an input too, where the operator wants that.
+    pub(crate) fn bind_output(&mut self, name: &str, slot: Slot, shape: &[usize]) -> Result<Bind> {
+        self.bind(name, Direction::Output, slot, shape)
+    }
+
+    fn bind(&mut self, name: &str, direction: Direction, slot: Slot, shape: &[usize]) -> Result<Bind> {
+        let name = CString::new(name).map_err(|_| Inner::Ort("a name holds a zero byte".to_owned()))?;
+        self.bound.push(Bound { name, direction, slot });
+        let bind = Bind(self.bound.len() - 1);
+        self.reshape(bind, shape)?;
+        Ok(bind)
+    }
+
+    /// Binds a name again, to other memory.
+    pub(crate) fn move_to(&mut self, bind: Bind, slot: Slot, shape: &[usize]) -> Result<()> {
+        self.bound[bind.0].slot = slot;
+        self.reshape(bind, shape)
+    }
+
+    /// Binds a name again, to the same memory seen in another shape. On a device this also copies an input's memory
+    /// there again.
+    pub(crate) fn reshape(&mut self, bind: Bind, shape: &[usize]) -> Result<()> {
+        let Bound { name, direction, slot } = &self.bound[bind.0];
+        let view = self.memory[slot.0].view(shape)?;
+        let value = match &view {
+            View::Host(value) => value.ptr(),
+            View::Device(value) => value.ptr(),
+        };
+        let io = self.io.ptr().cast_mut();
+        #[expect(unsafe_code, reason = "the safe call copies borrowed memory, and refuses it as an output")]
+        // SAFETY: `io` is a live binding and `value` a live tensor. ONNX Runtime counts references to the tensor, and
+        // its memory is owned by `self.memory`: it is not freed while bound (`release`), and outlives `io` (field order).
+        let status = unsafe {
+            match direction {
+                Direction::Input => (ort::api().BindInput)(io, name.as_ptr(), value),
+                Direction::Output => (ort::api().BindOutput)(io, name.as_ptr(), value),
+            }
+        };
+        #[expect(unsafe_code, reason = "a status of the C interface is consumed by pointer")]
+        // SAFETY: `status` was just returned by ONNX Runtime and is used once.
+        unsafe { ort::Error::result_from_status(status) }
+            .map_err(|e| Error::inference(self.graph, &e))
+    }
+
+    /// Runs the graph on what is bound.
+    pub(crate) fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<()> {
+        // The outputs stand in the memory; the returned list is empty.
+        session
+            .run_binding_with_options(&self.io, options)
+            .map(drop)
+            .map_err(|e| Error::inference(self.graph, &e))
+    }
+}
+
+enum View<'a> {
+    Host(DynValueRefMut<'static>),
+    Device(&'a DynTensor),
+}
+
+impl Memory {
+    fn view(&mut self, shape: &[usize]) -> Result<View<'_>> {
+        let (data, capacity, elements) = match self {
+            Self::Float(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Float),
+            Self::Half(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Half),
+            Self::Integer(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Integer),
+            Self::Device(tensor) => return Ok(View::Device(tensor)),
+            Self::Released => (std::ptr::null_mut(), 0, Elements::Float),
+        };
+        let length: usize = shape.iter().product();
+        if length > capacity {
+            return Err(Inner::Ort(format!("{length} elements do not fit into {capacity}")).into());
+        }
+        let (info, shape) = (MemoryInfo::default(), Shape::new(shape.iter().map(|size| *size as i64)));
+        #[expect(unsafe_code, reason = "past and present of the cache are one memory, which no reference can say")]
+        // SAFETY: `data` points to `capacity` elements of this type on the host, of which the shape has no more. The
+        // memory belongs to the `Binding`, which frees it only after the tensor is unbound.
+        let value = unsafe {
+            match elements {
+                Elements::Float => TensorRefMut::<f32>::from_raw(info, data, shape)?.into_dyn(),
+                Elements::Half => TensorRefMut::<f16>::from_raw(info, data, shape)?.into_dyn(),
+                Elements::Integer => TensorRefMut::<i64>::from_raw(info, data, shape)?.into_dyn(),
+            }
+        };
+        Ok(View::Host(value))
+    }
+}
+
+/// Zeroed memory that is not touched yet, or an error where there is none.
+fn zeroed<T: Clone + Default>(length: usize) -> Result<Vec<T>> {
+    let bytes = (length as u64).saturating_mul(size_of::<T>() as u64);
+    // An absurd size is refused here. Below it, `vec!` of zeros takes pages that the system commits when written.
+    let mut probe = Vec::<T>::new();
+    probe.try_reserve_exact(length).map_err(|_| Inner::OutOfMemory { bytes })?;
+    drop(probe);
+    Ok(vec![T::default(); length])
+}

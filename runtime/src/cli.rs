@@ -1,0 +1,246 @@
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Parser};
+use lwv_runtime::{Device, SamplerSettings};
+use serde::Serialize;
+
+const EXAMPLES: &str = "\
+Examples:
+  Write about two photographs, 800 words, as they come:
+    lwv-write bundle --image a.jpg --image b.png --prompt 'Compare these two gardens.' --words 800
+
+  Plan and write a long text into a file, with progress on the terminal:
+    lwv-write bundle --image slides/01.png --prompt-file task.txt --words 3000 --plan --out talk.md
+
+  Twenty tokens, always the same ones, as JSON:
+    lwv-write bundle --prompt 'The capital of France is' --raw-prompt --greedy --max-new-tokens 20 --json
+
+Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far is kept).";
+
+/// Writes long texts from pictures and instructions, offline.
+#[derive(Debug, Parser)]
+#[command(name = "lwv-write", version, after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids"]))]
+pub(crate) struct Arguments {
+    /// Folder of the bundle, as lwv-export writes it.
+    bundle: PathBuf,
+
+    /// A picture (JPEG, PNG or WebP); give it again for more, in their order.
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// What to write.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// File that says what to write.
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// File with a JSON list of token ids as the whole prompt.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "words", "plan", "system"])]
+    prompt_ids: Option<PathBuf>,
+    /// What the model is told before all else.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw_prompt")]
+    system: Option<String>,
+    /// Take the prompt as it is, without the chat template.
+    #[arg(long, conflicts_with_all = ["words", "plan"])]
+    raw_prompt: bool,
+
+    /// How many words to write.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    words: Option<u32>,
+    /// Make a plan first and write it section by section; needs --words.
+    #[arg(long, requires = "words")]
+    plan: bool,
+    /// How many sections to plan; by default one for every 300 words.
+    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..))]
+    sections: Option<u32>,
+    /// Most tokens to write; with --plan, in a section.
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Text that ends the writing and is left out; may be given again.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Never let the model end the text; it ends with --max-new-tokens.
+    #[arg(long, conflicts_with_all = ["words", "plan"])]
+    ignore_eos: bool,
+
+    /// Always take the most likely token.
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
+    greedy: bool,
+    /// Divide scores by this; lower is more predictable [default: 0.6].
+    #[arg(long, value_name = "X")]
+    temperature: Option<f32>,
+    /// Choose among the N most likely tokens; 0 for all [default: 0].
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// Choose among the most likely tokens that have this probability together [default: 0.95].
+    #[arg(long, value_name = "X")]
+    top_p: Option<f32>,
+    /// Choose among tokens with at least this part of the best one's probability [default: 0].
+    #[arg(long, value_name = "X")]
+    min_p: Option<f32>,
+    /// Divide the scores of tokens that were written by this [default: 1].
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+    /// Seed of the random choice [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:1, tensorrt or tensorrt-rtx. Only auto falls back, and says so.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: Device,
+    /// Threads to compute with; by default the number of cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// Most memory for the cache, in MiB.
+    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_KV_BUDGET >> 20)]
+    kv_budget_mib: u64,
+    /// Prompt tokens that are computed at once.
+    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_PREFILL_CHUNK)]
+    prefill_chunk: usize,
+    /// ONNX Runtime's shared library; by default it is looked for.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    /// Compare every file of the bundle with its hash first.
+    #[arg(long)]
+    check_hashes: bool,
+
+    /// Write the text here, as it comes; the settings go into FILE.recipe.json.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print one JSON object at the end instead of the text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The settings of a run, with all defaults filled in; stored beside the output.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Recipe {
+    pub(crate) bundle: PathBuf,
+    pub(crate) images: Vec<PathBuf>,
+    pub(crate) prompt: PromptSource,
+    pub(crate) system: Option<String>,
+    pub(crate) words: Option<usize>,
+    pub(crate) plan: bool,
+    pub(crate) sections: Option<usize>,
+    pub(crate) max_new_tokens: Option<usize>,
+    pub(crate) stop: Vec<String>,
+    pub(crate) ignore_eos: bool,
+    pub(crate) sampler: SamplerSettings,
+    #[serde(serialize_with = "as_text")]
+    pub(crate) device: Device,
+    pub(crate) threads: Option<usize>,
+    pub(crate) kv_budget_mib: u64,
+    pub(crate) prefill_chunk: usize,
+    pub(crate) onnxruntime: Option<PathBuf>,
+    pub(crate) check_hashes: bool,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) json: bool,
+}
+
+/// Where the prompt comes from.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PromptSource {
+    /// A request, put into the chat template.
+    Request(String),
+    /// A text to go on with.
+    Raw(String),
+    /// Token ids.
+    Ids(Vec<u32>),
+}
+
+impl Arguments {
+    /// Reads the prompt and fills in defaults.
+    pub(crate) fn resolve(self) -> anyhow::Result<Recipe> {
+        Ok(Recipe {
+            prompt: self.prompt_source()?,
+            sampler: self.sampler(),
+            bundle: self.bundle,
+            images: self.image,
+            system: self.system,
+            words: self.words.map(|words| words as usize),
+            plan: self.plan,
+            sections: self.sections.map(|sections| sections as usize),
+            max_new_tokens: self.max_new_tokens,
+            stop: self.stop,
+            ignore_eos: self.ignore_eos,
+            device: self.device,
+            threads: self.threads.map(|threads| threads as usize),
+            kv_budget_mib: self.kv_budget_mib,
+            prefill_chunk: self.prefill_chunk,
+            onnxruntime: self.onnxruntime,
+            check_hashes: self.check_hashes,
+            out: self.out,
+            json: self.json,
+        })
+    }
+
+    fn prompt_source(&self) -> anyhow::Result<PromptSource> {
+        use anyhow::Context;
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the prompt `{}`", path.display()))
+        };
+        if let Some(path) = &self.prompt_ids {
+            let ids = serde_json::from_str(&read(path)?)
+                .with_context(|| format!("`{}` is no JSON list of token ids, such as [1, 2, 3]", path.display()))?;
+            return Ok(PromptSource::Ids(ids));
+        }
+        let text = match (&self.prompt, &self.prompt_file) {
+            (None, Some(path)) => read(path)?.trim_end().to_owned(),
+            (text, _) => text.clone().unwrap_or_default(),
+        };
+        Ok(if self.raw_prompt { PromptSource::Raw(text) } else { PromptSource::Request(text) })
+    }
+
+    fn sampler(&self) -> SamplerSettings {
+        let usual = SamplerSettings::default();
+        SamplerSettings {
+            greedy: self.greedy,
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            min_p: self.min_p.unwrap_or(usual.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(usual.repetition_penalty),
+            seed: self.seed.unwrap_or(usual.seed),
+            ..usual
+        }
+    }
+}
+
+fn as_text<S: serde::Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(arguments: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(["lwv-write", "bundle"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let recipe = parse(&["--prompt", "x"]).unwrap().resolve().unwrap();
+        assert_eq!((recipe.sampler.temperature, recipe.sampler.top_p, recipe.sampler.greedy), (0.6, 0.95, false));
+        assert!(matches!(recipe.prompt, PromptSource::Request(text) if text == "x"));
+        assert_eq!(recipe.kv_budget_mib, 4096);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        assert!(parse(&[]).is_err(), "nothing to write");
+        assert!(parse(&["--prompt", "x", "--prompt-file", "y"]).is_err());
+        assert!(parse(&["--prompt", "x", "--plan"]).is_err(), "a plan needs words");
+        assert!(parse(&["--prompt", "x", "--greedy", "--temperature", "1"]).is_err());
+        let error = parse(&["--prompt", "x", "--device", "gpu"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("tensorrt-rtx"), "{error}");
+    }
+}

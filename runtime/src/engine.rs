@@ -1,0 +1,315 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lwv_model::{Target, contract};
+use lwv_processor::{PositionBuilder, Processor};
+
+use crate::bundle::Bundle;
+use crate::cancel::CancelToken;
+use crate::error::{Error, Inner, Result};
+use crate::graph::{Graph, GraphSettings, default_threads};
+use crate::kv_cache::KvLayout;
+use crate::library;
+use crate::ort_decoder::{Graphs, Limits, OrtDecoder};
+use crate::provider::Device;
+use crate::session::{Session, SessionContext};
+
+/// Budget of the cache where none was declared: 4 GiB.
+pub const DEFAULT_KV_BUDGET: u64 = 4 << 30;
+
+/// Tokens in one run of prefill where nothing else was said.
+pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// What loading is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadProgress {
+    /// Files are compared with their hashes.
+    Hashing {
+        /// Bytes read.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A graph is being loaded.
+    Loading {
+        /// Its name.
+        graph: String,
+        /// Which one, from 0.
+        index: usize,
+        /// Number of graphs.
+        count: usize,
+    },
+}
+
+/// Loads a bundle. Made by [`Engine::builder`].
+pub struct EngineBuilder {
+    dir: PathBuf,
+    device: Device,
+    threads: Option<usize>,
+    kv_budget: u64,
+    prefill_chunk: usize,
+    library: Option<PathBuf>,
+    check_hashes: bool,
+    cancel: CancelToken,
+    progress: Box<dyn FnMut(LoadProgress)>,
+}
+
+impl EngineBuilder {
+    /// Where the graphs run; [`Device::Auto`] if not set.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Threads to compute with; the number of cores if not set.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Most bytes of cache for a session; [`DEFAULT_KV_BUDGET`] if not set. A session takes what its text needs, and
+    /// refuses to begin a text that would need more.
+    pub fn kv_budget(mut self, bytes: u64) -> Self {
+        self.kv_budget = bytes;
+        self
+    }
+
+    /// Most tokens in one run of prefill; [`DEFAULT_PREFILL_CHUNK`] if not set. More is a little faster and takes more
+    /// memory.
+    pub fn prefill_chunk(mut self, tokens: usize) -> Self {
+        self.prefill_chunk = tokens;
+        self
+    }
+
+    /// ONNX Runtime's shared library, or the folder that holds it; looked for if not set, see
+    /// [`find_library`](crate::find_library).
+    pub fn library(mut self, path: impl Into<PathBuf>) -> Self {
+        self.library = Some(path.into());
+        self
+    }
+
+    /// Compares every file with its hash in the manifest first.
+    pub fn check_hashes(mut self) -> Self {
+        self.check_hashes = true;
+        self
+    }
+
+    /// Cancels loading, between two graphs.
+    pub fn cancel(mut self, cancel: CancelToken) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Is told what loading is at.
+    pub fn on_progress(mut self, progress: impl FnMut(LoadProgress) + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// Loads it.
+    ///
+    /// # Errors
+    /// The bundle or the library is missing or not usable, the device cannot be had, a setting is out of its range, or
+    /// loading was cancelled.
+    pub fn build(mut self) -> Result<Engine> {
+        let threads = self.threads.unwrap_or_else(default_threads);
+        let bundle = Bundle::open(&self.dir)?;
+        self.check_settings(threads, &bundle)?;
+        if self.check_hashes {
+            bundle.verify_hashes(|done, total| (self.progress)(LoadProgress::Hashing { done, total }))?;
+        }
+        let processor = Processor::from_dir(bundle.dir())?;
+        let environment = library::load(self.library.as_deref())?;
+        let settings = GraphSettings { environment, device: self.device, threads };
+        let graphs = Arc::new(self.load_graphs(&bundle, settings)?);
+        let limits = Limits {
+            kv_budget: self.kv_budget,
+            prefill_chunk: self.prefill_chunk,
+            context: bundle.manifest().context_length,
+        };
+        Ok(Engine { inner: Arc::new(Loaded { bundle, processor, graphs, limits, threads }) })
+    }
+
+    fn check_settings(&self, threads: usize, bundle: &Bundle) -> Result<()> {
+        if threads == 0 {
+            return Err(Error::setting("threads", threads, "use at least 1"));
+        }
+        if self.prefill_chunk == 0 {
+            return Err(Error::setting("prefill_chunk", 0, "use at least 1; 512 is usual"));
+        }
+        if bundle.manifest().target != Target::Ort {
+            return Err(Error::setting(
+                "target",
+                "tensorrt",
+                "this version runs bundles for target `ort`; export the checkpoint with `--target ort`",
+            ));
+        }
+        Ok(())
+    }
+
+    fn load_graphs(&mut self, bundle: &Bundle, mut settings: GraphSettings) -> Result<Graphs> {
+        let (asked, count) = (settings.device, bundle.graphs().len());
+        let candidates = match asked {
+            Device::Auto if cfg!(feature = "cuda") => vec![Device::Cuda(0), Device::Cpu],
+            Device::Auto => vec![Device::Cpu],
+            named => vec![named],
+        };
+        let mut index = 0;
+        let mut load = |this: &mut Self, graph, settings: &GraphSettings| {
+            if this.cancel.is_cancelled() {
+                return Err(Inner::Cancelled.into());
+            }
+            (this.progress)(LoadProgress::Loading { graph: str::to_owned(graph), index, count });
+            index += 1;
+            Graph::load(bundle, graph, settings)
+        };
+        let mut decoder = Err(Inner::Cancelled.into());
+        for device in candidates {
+            settings.device = device;
+            decoder = load(self, contract::DECODER, &settings);
+            let go_on = matches!(&decoder, Err(e) if e.kind() == crate::ErrorKind::Provider);
+            if !go_on {
+                break;
+            }
+        }
+        Ok(Graphs {
+            decoder: decoder?,
+            embed_tokens: load(self, contract::EMBED_TOKENS, &settings)?,
+            vision_encoder: match bundle.config().vision {
+                Some(_) => Some(load(self, contract::VISION_ENCODER, &settings)?),
+                None => None,
+            },
+            device: settings.device,
+        })
+    }
+}
+
+/// A loaded bundle. A clone is another handle of the same; both can be used from any thread. Its graphs compute for one
+/// session at a time: sessions on several threads take turns, token by token.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Loaded>,
+}
+
+struct Loaded {
+    bundle: Bundle,
+    processor: Processor,
+    graphs: Arc<Graphs>,
+    limits: Limits,
+    threads: usize,
+}
+
+/// What a text will take, before it is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryEstimate {
+    /// Bytes of the graphs and their weights.
+    pub weights: u64,
+    /// Bytes of the cache.
+    pub kv: u64,
+    /// Bytes of inputs and outputs; what the operators need inside a run comes on top.
+    pub buffers: u64,
+}
+
+impl MemoryEstimate {
+    /// The sum in bytes.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.buffers
+    }
+}
+
+impl Engine {
+    /// Begins to load the bundle in the folder `dir`.
+    ///
+    /// ```no_run
+    /// use lwv_runtime::{Device, Engine, GenerationSettings};
+    /// let engine = Engine::builder("bundle").device(Device::Cpu).build()?;
+    /// let mut session = engine.session()?;
+    /// session.extend(engine.processor().raw_prompt("Once upon a time", &[])?)?;
+    /// let output = session.generate(GenerationSettings::default())?.complete()?;
+    /// println!("{}", output.text);
+    /// # Ok::<(), lwv_runtime::Error>(())
+    /// ```
+    pub fn builder(dir: impl AsRef<Path>) -> EngineBuilder {
+        EngineBuilder {
+            dir: dir.as_ref().to_owned(),
+            device: Device::Auto,
+            threads: None,
+            kv_budget: DEFAULT_KV_BUDGET,
+            prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            library: None,
+            check_hashes: false,
+            cancel: CancelToken::new(),
+            progress: Box::new(|_| ()),
+        }
+    }
+
+    /// A new, empty text.
+    ///
+    /// # Errors
+    /// ONNX Runtime cannot bind the graphs' inputs.
+    pub fn session(&self) -> Result<Session> {
+        let Loaded { bundle, processor, graphs, limits, .. } = &*self.inner;
+        let decoder = OrtDecoder::new(Arc::clone(graphs), bundle, *limits)?;
+        let config = bundle.config();
+        let merge = config.vision.as_ref().map_or(1, |vision| vision.spatial_merge_size);
+        let positions = match config.image_token_id {
+            Some(image_token) if config.position_axes() > 1 => PositionBuilder::new(image_token, merge),
+            _ => PositionBuilder::text_only(),
+        };
+        let context = SessionContext {
+            tokenizer: processor.tokenizer().clone(),
+            positions,
+            eos_token_ids: config.eos_token_ids.clone(),
+            image_token_id: config.image_token_id,
+            spatial_merge_size: merge,
+            provider: self.provider().to_owned(),
+        };
+        Ok(Session::new(Box::new(decoder), context))
+    }
+
+    /// Makes prompts for the bundle's model.
+    pub fn processor(&self) -> &Processor {
+        &self.inner.processor
+    }
+
+    /// The bundle.
+    pub fn bundle(&self) -> &Bundle {
+        &self.inner.bundle
+    }
+
+    /// Where the graphs run; never [`Device::Auto`].
+    pub fn device(&self) -> Device {
+        self.inner.graphs.device
+    }
+
+    /// The execution provider, as ONNX Runtime names it.
+    pub fn provider(&self) -> &'static str {
+        self.device().provider_name()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.inner.threads
+    }
+
+    /// Longest text in tokens.
+    pub fn context_length(&self) -> usize {
+        self.inner.limits.context
+    }
+
+    /// What a text of `tokens` tokens, prompt included, will take.
+    pub fn estimate(&self, tokens: usize) -> MemoryEstimate {
+        let Loaded { bundle, limits, .. } = &*self.inner;
+        let text = &bundle.config().text;
+        let onnx = |(_, file): &(&String, &lwv_model::FileEntry)| file.bytes;
+        let weights = bundle.manifest().files.iter().filter(|(name, _)| name.starts_with("onnx/"));
+        let floats = 2 * limits.prefill_chunk * text.hidden_size + text.vocab_size;
+        MemoryEstimate {
+            weights: weights.map(|file| onnx(&file)).sum(),
+            kv: KvLayout::new(text, bundle.cache_type()).bytes(tokens.min(limits.context)),
+            buffers: 4 * floats as u64 + 8 * limits.context as u64,
+        }
+    }
+}

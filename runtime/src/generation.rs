@@ -1,0 +1,387 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lwv_processor::TokenStream;
+use serde::{Deserialize, Serialize};
+
+use crate::cancel::{CancelToken, Interrupt};
+use crate::error::{Error, Inner, Result};
+use crate::sampler::{Sampler, SamplerSettings, SamplerState};
+use crate::session::{Prefilled, Session};
+use crate::stats::{Stats, peak_rss_bytes, rate};
+use crate::stop::StopStrings;
+use crate::words::WordCounter;
+
+/// What a generation is to do.
+#[derive(Debug, Clone)]
+pub struct GenerationSettings {
+    /// How tokens are chosen.
+    pub sampler: SamplerSettings,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Tokens that end a text cannot be chosen before this many tokens were.
+    pub min_new_tokens: usize,
+    /// Tokens that end a text cannot be chosen before this many words were written.
+    pub min_words: usize,
+    /// Texts that end the generation. They are not part of the text.
+    pub stop: Vec<String>,
+    /// Tokens that end a text cannot be chosen at all.
+    pub ignore_eos: bool,
+    /// Cancels from another thread.
+    pub cancel: CancelToken,
+}
+
+impl Default for GenerationSettings {
+    fn default() -> Self {
+        Self {
+            sampler: SamplerSettings::default(),
+            max_new_tokens: 4096,
+            min_new_tokens: 0,
+            min_words: 0,
+            stop: Vec::new(),
+            ignore_eos: false,
+            cancel: CancelToken::new(),
+        }
+    }
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The model ended it.
+    Eos,
+    /// A stop string came.
+    StopString,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// As many words as were asked for; a [`Writer`](crate::Writer) ends at a sentence.
+    WordBudget,
+    /// Somebody cancelled. What was written so far counts.
+    Cancelled,
+    /// The model turned in circles. Kept for the loop guard.
+    LoopDetected,
+    /// The context is full.
+    ContextFull,
+}
+
+/// What happens in a generation.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Prompt tokens were computed.
+    Prefill {
+        /// Tokens computed so far.
+        done: usize,
+        /// Tokens to compute; those that were in the cache are not among them.
+        total: usize,
+    },
+    /// An image was encoded.
+    ImageEncoded {
+        /// Which image of the session, from 0.
+        index: usize,
+        /// Tokens that it takes.
+        tokens: usize,
+    },
+    /// A token was chosen.
+    Token {
+        /// Its id.
+        id: u32,
+        /// The text that is certain with it: whole characters, no part of a stop string, often empty.
+        text: String,
+    },
+    /// The end. Comes once, as the last event.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// The rest of the text, that was held back as the possible start of a stop string or character.
+        text: String,
+        /// What it cost.
+        stats: Stats,
+    },
+}
+
+/// A whole generation.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Output {
+    /// The text.
+    pub text: String,
+    /// The generated tokens, one that ended the text included.
+    pub token_ids: Vec<u32>,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// What it cost.
+    pub stats: Stats,
+}
+
+/// An iterator over what happens while a session's text is written on. All texts of its events, put together, are the
+/// generated text.
+///
+/// Dropped early, it leaves the session usable, with the tokens that were generated.
+pub struct Generation<'s> {
+    session: &'s mut Session,
+    sampler: Sampler,
+    settings: GenerationSettings,
+    stream: TokenStream,
+    stop: StopStrings,
+    words: WordCounter,
+    interrupt: Arc<dyn Interrupt>,
+    /// Length of the text when the generation began.
+    start: usize,
+    pending: VecDeque<Event>,
+    phase: Phase,
+    clock: Clock,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Prefill,
+    Decode,
+    Done,
+}
+
+struct Clock {
+    begin: Instant,
+    to_prefill: usize,
+    prefilled: usize,
+    prefill: Duration,
+    images: Duration,
+    steps: usize,
+    decode: Duration,
+    first_token: Option<Duration>,
+}
+
+impl<'s> Generation<'s> {
+    pub(crate) fn new(session: &'s mut Session, settings: GenerationSettings) -> Result<Self> {
+        let sampler = Sampler::new(settings.sampler.clone())?;
+        session.decoder().clear_interrupt()?;
+        let interrupt = session.decoder().interrupt_handle();
+        settings.cancel.watch(&interrupt);
+        let to_prefill = session.tokens().len() - session.cached_tokens();
+        Ok(Self {
+            stream: session.context().tokenizer.stream(true),
+            stop: StopStrings::new(&settings.stop),
+            words: WordCounter::new(),
+            start: session.tokens().len(),
+            pending: VecDeque::new(),
+            phase: Phase::Prefill,
+            clock: Clock::new(to_prefill),
+            session,
+            sampler,
+            settings,
+            interrupt,
+        })
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// As the iterator's.
+    pub fn complete(mut self) -> Result<Output> {
+        let mut text = String::new();
+        for event in self.by_ref() {
+            match event? {
+                Event::Token { text: piece, .. } => text.push_str(&piece),
+                Event::Finished { reason, text: rest, stats } => {
+                    text.push_str(&rest);
+                    return Ok(Output { text, token_ids: self.generated().to_vec(), reason, stats });
+                }
+                _ => {}
+            }
+        }
+        Err(Inner::Cancelled.into())
+    }
+
+    /// The tokens that were generated so far.
+    pub fn generated(&self) -> &[u32] {
+        &self.session.tokens()[self.start..]
+    }
+
+    /// Words written so far.
+    pub fn words(&self) -> usize {
+        self.words.count()
+    }
+
+    /// Where the sampler stands, to go on with it after a restart.
+    pub fn sampler_state(&self) -> SamplerState {
+        self.sampler.state()
+    }
+
+    /// Goes on with a sampler's sequence of random numbers instead of starting it.
+    pub fn restore_sampler(&mut self, state: SamplerState) {
+        self.sampler.restore(state);
+    }
+
+    /// What it cost so far.
+    pub fn stats(&self) -> Stats {
+        let clock = &self.clock;
+        Stats {
+            prompt_tokens: self.start,
+            prefilled_tokens: clock.prefilled,
+            generated_tokens: self.generated().len(),
+            prefill_tokens_per_second: rate(clock.prefilled, clock.prefill),
+            decode_tokens_per_second: rate(clock.steps, clock.decode),
+            image_seconds: clock.images.as_secs_f64(),
+            time_to_first_token: clock.first_token.unwrap_or_default().as_secs_f64(),
+            kv_bytes: self.session.kv_bytes(),
+            peak_rss_bytes: peak_rss_bytes(),
+            provider: self.session.context().provider.clone(),
+        }
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        if self.settings.cancel.is_cancelled() {
+            self.finish(FinishReason::Cancelled);
+            return Ok(());
+        }
+        let result = match self.phase {
+            Phase::Prefill => self.prefill(),
+            Phase::Decode => self.decode(),
+            Phase::Done => Ok(()),
+        };
+        match result {
+            // The run was interrupted, which is no failure.
+            Err(_) if self.settings.cancel.is_cancelled() => {
+                self.finish(FinishReason::Cancelled);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn prefill(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        match self.session.prefill()? {
+            Prefilled::Image { index, tokens } => {
+                self.clock.images += begin.elapsed();
+                self.pending.push_back(Event::ImageEncoded { index, tokens });
+            }
+            Prefilled::Tokens(count) => {
+                self.clock.prefill += begin.elapsed();
+                self.clock.prefilled += count;
+                let (done, total) = (self.clock.prefilled, self.clock.to_prefill);
+                self.pending.push_back(Event::Prefill { done, total });
+            }
+            Prefilled::Nothing => {
+                self.phase = Phase::Decode;
+                if self.settings.max_new_tokens == 0 {
+                    self.finish(FinishReason::MaxTokens);
+                } else {
+                    self.choose()?;
+                    self.clock.first_token = Some(self.clock.begin.elapsed());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self) -> Result<()> {
+        if self.generated().len() >= self.settings.max_new_tokens {
+            self.finish(FinishReason::MaxTokens);
+            return Ok(());
+        }
+        if self.session.tokens().len() >= self.session.context_length() {
+            self.finish(FinishReason::ContextFull);
+            return Ok(());
+        }
+        let begin = Instant::now();
+        self.session.step()?;
+        self.choose()?;
+        self.clock.steps += 1;
+        self.clock.decode += begin.elapsed();
+        Ok(())
+    }
+
+    /// Chooses the next token by the scores that are there.
+    fn choose(&mut self) -> Result<()> {
+        let generated = self.generated().len();
+        let suppress = self.settings.ignore_eos
+            || generated < self.settings.min_new_tokens
+            || self.words.count() < self.settings.min_words;
+        if suppress {
+            self.suppress_eos();
+        }
+        let (logits, tokens) = self.session.logits_and_tokens();
+        let (prompt, generated) = tokens.split_at(self.start);
+        let id = self.sampler.choose(logits, prompt, generated)?;
+        self.session.push(id);
+        let ends = !suppress && self.session.context().eos_token_ids.contains(&id);
+        let piece = if ends { None } else { self.stream.push(id) }.unwrap_or_default();
+        self.words.push(&piece);
+        let (text, stopped) = self.stop.push(&piece);
+        self.pending.push_back(Event::Token { id, text });
+        if stopped {
+            self.finish(FinishReason::StopString);
+        } else if ends {
+            self.finish(FinishReason::Eos);
+        }
+        Ok(())
+    }
+
+    fn suppress_eos(&mut self) {
+        let eos = self.session.context().eos_token_ids.clone();
+        let (logits, _) = self.session.logits_and_tokens();
+        for id in eos {
+            if let Some(score) = logits.get_mut(id as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason) {
+        self.phase = Phase::Done;
+        let mut text = String::new();
+        if reason != FinishReason::StopString {
+            // The start of a character that never came to its end is no text where the writing was cut off.
+            let rest = if reason == FinishReason::Eos { self.stream.finish() } else { None };
+            let (certain, stopped) = self.stop.push(&rest.unwrap_or_default());
+            text = certain;
+            if !stopped {
+                text.push_str(&self.stop.finish());
+            }
+        }
+        let stats = self.stats();
+        self.pending.push_back(Event::Finished { reason, text, stats });
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Event, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.pending.is_empty() {
+            if self.phase == Phase::Done {
+                return None;
+            }
+            if let Err(error) = self.advance() {
+                self.phase = Phase::Done;
+                return Some(Err(error));
+            }
+        }
+        self.pending.pop_front().map(Ok)
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        self.settings.cancel.forget(&self.interrupt);
+    }
+}
+
+impl Clock {
+    fn new(to_prefill: usize) -> Self {
+        Self {
+            begin: Instant::now(),
+            to_prefill,
+            prefilled: 0,
+            prefill: Duration::ZERO,
+            images: Duration::ZERO,
+            steps: 0,
+            decode: Duration::ZERO,
+            first_token: None,
+        }
+    }
+}

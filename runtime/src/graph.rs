@@ -1,0 +1,141 @@
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lwv_model::{Dimension, ElementType, GraphContract, TensorContract};
+use ort::environment::Environment;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session};
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use crate::bundle::{Bundle, compare_contracts};
+use crate::cancel::Interrupt;
+use crate::error::{Error, Inner, Result};
+use crate::provider::Device;
+
+/// How graphs are loaded.
+#[derive(Clone)]
+pub(crate) struct GraphSettings {
+    pub(crate) environment: Environment,
+    pub(crate) device: Device,
+    pub(crate) threads: usize,
+}
+
+/// A graph, loaded and compared with the manifest. ONNX Runtime's sessions are not to be run from two threads at once,
+/// so one is locked for a run.
+pub(crate) struct Graph {
+    name: &'static str,
+    session: Mutex<Session>,
+}
+
+impl Graph {
+    /// Loads `name` of `bundle`. ONNX Runtime maps the external weights into memory.
+    pub(crate) fn load(bundle: &Bundle, name: &'static str, settings: &GraphSettings) -> Result<Self> {
+        let session = open(&bundle.graph_path(name), settings)
+            .map_err(|e| if e.kind() == crate::ErrorKind::Inference { named(name, &e) } else { e })?;
+        if let Some(entry) = bundle.manifest().graphs.get(name) {
+            compare_contracts(name, &entry.contract, &borders(&session))?;
+        }
+        Ok(Self { name, session: Mutex::new(session) })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Session> {
+        // A panic during a run leaves nothing behind in the session that a later run would read.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(path: &Path, settings: &GraphSettings) -> Result<Session> {
+    let builder = Session::builder(&settings.environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_parallel_execution(false)?
+        .with_intra_threads(settings.threads)?
+        .with_inter_threads(1)?;
+    let mut builder = settings.device.register(builder)?;
+    Ok(builder.commit_from_file(path)?)
+}
+
+fn named(name: &str, error: &Error) -> Error {
+    Inner::Inference { graph: name.to_owned(), message: error.to_string() }.into()
+}
+
+/// The inputs and outputs that a loaded graph has. Tensors of types that no contract knows are left out, so that they
+/// count as missing.
+fn borders(session: &Session) -> GraphContract {
+    let tensors = |outlets: &[Outlet]| outlets.iter().filter_map(tensor).collect();
+    GraphContract { inputs: tensors(session.inputs()), outputs: tensors(session.outputs()) }
+}
+
+fn tensor(outlet: &Outlet) -> Option<TensorContract> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
+    let element_type = match ty {
+        TensorElementType::Float32 => ElementType::Float32,
+        TensorElementType::Float16 => ElementType::Float16,
+        TensorElementType::Int64 => ElementType::Int64,
+        TensorElementType::Int32 => ElementType::Int32,
+        _ => return None,
+    };
+    let dim = |size: &i64| usize::try_from(*size).map_or(Dimension::Symbol("?".to_owned()), Dimension::Size);
+    Some(TensorContract { name: outlet.name().to_owned(), element_type, dims: shape.iter().map(dim).collect() })
+}
+
+/// What stops the runs of one decoder.
+pub(crate) struct RunControl {
+    pub(crate) options: RunOptions,
+}
+
+impl RunControl {
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { options: RunOptions::new()? }))
+    }
+
+    /// Lets runs go on after an interruption.
+    pub(crate) fn clear(&self) -> Result<()> {
+        Ok(self.options.unterminate()?)
+    }
+}
+
+impl Interrupt for RunControl {
+    fn interrupt(&self) {
+        // It fails only for options that do not exist.
+        let _ = self.options.terminate();
+    }
+}
+
+/// Number of processor cores to compute with: the cores that this process may use, siblings that share a core counted
+/// once, since two threads on one core slow each other down.
+pub(crate) fn default_threads() -> usize {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    physical_cores().map_or(available, |cores| cores.clamp(1, available))
+}
+
+#[cfg(target_os = "linux")]
+fn physical_cores() -> Option<usize> {
+    let mut cores = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()? {
+        let siblings = entry.ok()?.path().join("topology/thread_siblings_list");
+        if let Ok(list) = std::fs::read_to_string(siblings) {
+            cores.insert(list);
+        }
+    }
+    Some(cores.len()).filter(|count| *count > 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn physical_cores() -> Option<usize> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_thread_for_no_more_than_every_core() {
+        let available = std::thread::available_parallelism().unwrap().get();
+        assert!((1..=available).contains(&default_threads()));
+    }
+}

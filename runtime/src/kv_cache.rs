@@ -1,0 +1,157 @@
+use lwv_model::{ElementType, TextConfig, contract};
+use ort::memory::Allocator;
+
+use crate::binding::{Bind, Binding, Elements, Slot};
+use crate::error::{Inner, Result};
+
+/// Sizes of a decoder's cache of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvLayout {
+    layers: usize,
+    heads: usize,
+    head_dim: usize,
+    elements: Elements,
+}
+
+impl KvLayout {
+    pub(crate) fn new(text: &TextConfig, cache_type: ElementType) -> Self {
+        Self {
+            layers: text.num_hidden_layers,
+            heads: text.num_key_value_heads,
+            head_dim: text.head_dim,
+            elements: if cache_type == ElementType::Float16 { Elements::Half } else { Elements::Float },
+        }
+    }
+
+    /// Bytes that `tokens` tokens take: linear, with nothing on top.
+    pub(crate) fn bytes(&self, tokens: usize) -> u64 {
+        let element = if self.elements == Elements::Half { 2 } else { 4 };
+        let per_token = 2 * self.layers * self.heads * self.head_dim * element;
+        tokens as u64 * per_token as u64
+    }
+
+    /// Tokens that fit into `budget` bytes.
+    pub(crate) fn tokens(&self, budget: u64) -> usize {
+        usize::try_from(budget / self.bytes(1).max(1)).unwrap_or(usize::MAX)
+    }
+
+    fn shape(&self, capacity: usize) -> [usize; 4] {
+        [1, self.heads, capacity, self.head_dim]
+    }
+}
+
+/// The cache: for every layer one memory of keys and one of values, each bound as past and as present, so that the
+/// attention operator writes new rows in place and nothing is copied from token to token.
+///
+/// Rows past the number of tokens are never read, so going back is only counting fewer.
+pub(crate) struct KvCache {
+    layout: KvLayout,
+    budget: u64,
+    context: usize,
+    capacity: usize,
+    tensors: Vec<Tensor>,
+    device: Option<Allocator>,
+}
+
+struct Tensor {
+    slot: Slot,
+    past: Bind,
+    present: Bind,
+}
+
+impl KvCache {
+    /// An empty cache. `context` is the most tokens it may ever hold; with `device` it lives there.
+    pub(crate) fn new(layout: KvLayout, budget: u64, context: usize, device: Option<Allocator>) -> Self {
+        Self { layout, budget, context, capacity: 0, tensors: Vec::new(), device }
+    }
+
+    /// Bytes allocated.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.layout.bytes(self.capacity)
+    }
+
+    /// Tokens it has room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes room for `tokens` tokens and keeps the first `filled`. Does nothing where there is room; else it takes a
+    /// quarter more than it had, so that a text that grows by turns is not copied every turn.
+    pub(crate) fn reserve(&mut self, binding: &mut Binding, tokens: usize, filled: usize) -> Result<()> {
+        if tokens <= self.capacity {
+            return Ok(());
+        }
+        let needs = self.layout.bytes(tokens);
+        if needs > self.budget {
+            return Err(Inner::Budget { tokens, needs, budget: self.budget }.into());
+        }
+        let most = self.layout.tokens(self.budget).min(self.context).max(tokens);
+        let grown = match (&self.device, self.capacity) {
+            // Rows on a device are not copied here, so it gets all that it may.
+            (Some(_), _) => most,
+            (None, 0) => tokens,
+            (None, old) => tokens.max(old + old / 4).min(most),
+        };
+        if self.tensors.is_empty() { self.create(binding, grown) } else { self.grow(binding, grown, filled) }
+    }
+
+    fn create(&mut self, binding: &mut Binding, capacity: usize) -> Result<()> {
+        let shape = self.layout.shape(capacity);
+        for layer in 0..self.layout.layers {
+            let names = [
+                (contract::past_key(layer), contract::present_key(layer)),
+                (contract::past_value(layer), contract::present_value(layer)),
+            ];
+            for (past, present) in names {
+                let slot = self.allocate(binding, capacity)?;
+                let past = binding.bind_input(&past, slot, &shape)?;
+                let present = binding.bind_output(&present, slot, &shape)?;
+                self.tensors.push(Tensor { slot, past, present });
+            }
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    /// Moves every tensor to larger memory, one after another, so that only one is there twice.
+    fn grow(&mut self, binding: &mut Binding, capacity: usize, filled: usize) -> Result<()> {
+        let (heads, width) = (self.layout.heads, self.layout.head_dim);
+        let (old_head, new_head) = (self.capacity * width, capacity * width);
+        for index in 0..self.tensors.len() {
+            let slot = self.allocate(binding, capacity)?;
+            let rows = (0..heads).map(|head| (head * old_head, head * new_head, filled * width));
+            let Tensor { slot: old, past, present } = self.tensors[index];
+            binding.copy(old, slot, rows);
+            binding.move_to(past, slot, &self.layout.shape(capacity))?;
+            binding.move_to(present, slot, &self.layout.shape(capacity))?;
+            binding.release(old);
+            self.tensors[index].slot = slot;
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    fn allocate(&self, binding: &mut Binding, capacity: usize) -> Result<Slot> {
+        let shape = self.layout.shape(capacity);
+        match &self.device {
+            Some(allocator) => binding.allocate_on_device(allocator, self.layout.elements, &shape),
+            None => binding.allocate(self.layout.elements, shape.iter().product()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(elements: Elements) -> KvLayout {
+        KvLayout { layers: 30, heads: 3, head_dim: 64, elements }
+    }
+
+    #[test]
+    fn bytes_are_linear_in_tokens() {
+        assert_eq!(layout(Elements::Float).bytes(1), 46_080);
+        assert_eq!(layout(Elements::Half).bytes(4096), 4096 * 23_040);
+        assert_eq!(layout(Elements::Float).tokens(46_080 * 7 + 1), 7);
+    }
+}

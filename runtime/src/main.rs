@@ -1,0 +1,337 @@
+//! `lwv-write`: writes a text from a bundle. See `lwv-write --help`.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod cli;
+mod progress;
+mod text_file;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use lwv_processor::{Message, Prompt, RgbImage, open_image};
+use lwv_runtime::{
+    CancelToken, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, Task, Writer, WriterEvent,
+    WriterSettings,
+};
+use serde::Serialize;
+
+use crate::cli::{Arguments, PromptSource, Recipe};
+use crate::progress::Progress;
+use crate::text_file::{TextFile, beside};
+
+/// Exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Most tokens to write where nothing was said.
+const USUAL_TOKENS: usize = 4096;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let cancel = CancelToken::new();
+    let outcome = catch_interrupts(&cancel).and_then(|()| run(&arguments.resolve()?, &cancel));
+    match outcome {
+        Ok(FinishReason::Cancelled) => ExitCode::from(INTERRUPTED),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            let cancelled = error.downcast_ref::<lwv_runtime::Error>().map(lwv_runtime::Error::kind);
+            say(&format!("error: {error:#}"));
+            ExitCode::from(if cancelled == Some(ErrorKind::Cancelled) { INTERRUPTED } else { 1 })
+        }
+    }
+}
+
+/// The first Ctrl-C ends the writing and keeps the text, the second ends the process.
+fn catch_interrupts(cancel: &CancelToken) -> Result<()> {
+    let cancel = cancel.clone();
+    let handler = move || {
+        if cancel.is_cancelled() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        cancel.cancel();
+    };
+    ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
+}
+
+fn run(recipe: &Recipe, cancel: &CancelToken) -> Result<FinishReason> {
+    let mut desk = Desk::new(recipe)?;
+    let images = recipe.images.iter().map(|path| Ok(open_image(path)?)).collect::<Result<Vec<_>>>()?;
+    let engine = load(recipe, cancel, &desk.progress)?;
+    let result = match (&recipe.prompt, recipe.words) {
+        (PromptSource::Request(request), Some(words)) => {
+            write_words(recipe, &engine, cancel, &mut desk, request, images, words)
+        }
+        _ => write_plain(recipe, &engine, cancel, &mut desk, &images),
+    };
+    desk.progress.finish();
+    match result {
+        Ok(report) => desk.close(recipe, report),
+        Err(error) => {
+            desk.abandon();
+            Err(error)
+        }
+    }
+}
+
+fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<Engine> {
+    let progress = progress.clone();
+    let mut builder = Engine::builder(&recipe.bundle)
+        .device(recipe.device)
+        .kv_budget(recipe.kv_budget_mib << 20)
+        .prefill_chunk(recipe.prefill_chunk)
+        .cancel(cancel.clone())
+        .on_progress(move |step| progress.load(&step));
+    if let Some(threads) = recipe.threads {
+        builder = builder.threads(threads);
+    }
+    if let Some(library) = &recipe.onnxruntime {
+        builder = builder.library(library);
+    }
+    if recipe.check_hashes {
+        builder = builder.check_hashes();
+    }
+    let engine = builder.build()?;
+    if recipe.device == lwv_runtime::Device::Auto && std::io::stderr().is_terminal() {
+        say(&format!("computing on {} with {} threads", engine.provider(), engine.threads()));
+    }
+    Ok(engine)
+}
+
+/// Writes a text of a number of words, planned or at once.
+fn write_words(
+    recipe: &Recipe,
+    engine: &Engine,
+    cancel: &CancelToken,
+    desk: &mut Desk,
+    request: &str,
+    images: Vec<RgbImage>,
+    words: usize,
+) -> Result<Report> {
+    let task = Task { instruction: request.to_owned(), images, system: recipe.system.clone() };
+    let settings = WriterSettings {
+        sampler: recipe.sampler.clone(),
+        max_section_tokens: recipe.max_new_tokens.unwrap_or(usize::MAX),
+        stop: recipe.stop.clone(),
+        cancel: cancel.clone(),
+    };
+    let mut writer = Writer::new(engine, task, settings)?;
+    if !recipe.plan {
+        let section = writer.write_at_once(words, &mut |event| desk.writer(&event))?;
+        return Ok(desk.report(section.token_ids, section.reason));
+    }
+    let plan = writer.plan(words, recipe.sections, |event| desk.writer(&event))?;
+    let manuscript = writer.write(plan, |event| desk.writer(&event))?;
+    let reason = manuscript.sections.last().map_or(FinishReason::Cancelled, |section| section.reason);
+    let token_ids = manuscript.sections.into_iter().flat_map(|section| section.token_ids).collect();
+    Ok(desk.report(token_ids, reason))
+}
+
+/// Goes on with a prompt, whatever it is.
+fn write_plain(
+    recipe: &Recipe,
+    engine: &Engine,
+    cancel: &CancelToken,
+    desk: &mut Desk,
+    images: &[RgbImage],
+) -> Result<Report> {
+    let mut session = engine.session()?;
+    session.extend(prompt(recipe, engine, images)?)?;
+    let settings = GenerationSettings {
+        sampler: recipe.sampler.clone(),
+        max_new_tokens: recipe.max_new_tokens.unwrap_or(USUAL_TOKENS),
+        stop: recipe.stop.clone(),
+        ignore_eos: recipe.ignore_eos,
+        cancel: cancel.clone(),
+        ..GenerationSettings::default()
+    };
+    let mut generation = session.generate(settings)?;
+    let mut reason = FinishReason::Cancelled;
+    while let Some(event) = generation.next() {
+        let event = event?;
+        if let Event::Finished { reason: because, .. } = &event {
+            reason = *because;
+        }
+        desk.progress.generation(&event);
+        desk.generation(&event);
+    }
+    let token_ids = generation.generated().to_vec();
+    Ok(desk.report(token_ids, reason))
+}
+
+fn prompt(recipe: &Recipe, engine: &Engine, images: &[RgbImage]) -> Result<Prompt> {
+    let processor = engine.processor();
+    Ok(match &recipe.prompt {
+        PromptSource::Ids(ids) => Prompt { input_ids: ids.clone(), images: Vec::new() },
+        PromptSource::Raw(text) => processor.raw_prompt(text, images)?,
+        PromptSource::Request(text) => {
+            let system = recipe.system.iter().map(|text| Message::text("system", text));
+            let user = Message::with_images("user", images.len(), text);
+            processor.prompt(&system.chain([user]).collect::<Vec<_>>(), images)?
+        }
+    })
+}
+
+/// Where the text goes, and what was seen on the way.
+struct Desk {
+    progress: Progress,
+    file: Option<TextFile>,
+    to_stdout: bool,
+    text: String,
+    stats: Totals,
+    /// The first failure of writing the text; told at the end, since events cannot fail.
+    failure: Option<anyhow::Error>,
+}
+
+/// Sums over all generations of a run.
+#[derive(Default)]
+struct Totals {
+    last: Stats,
+    prompt_tokens: usize,
+    prefilled: usize,
+    prefill_seconds: f64,
+    steps: usize,
+    decode_seconds: f64,
+}
+
+/// The last line with `--json`.
+#[derive(Serialize)]
+struct Report {
+    text: String,
+    token_ids: Vec<u32>,
+    prompt_tokens: usize,
+    finish_reason: FinishReason,
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    time_to_first_token: f64,
+    kv_bytes: u64,
+    peak_rss_bytes: u64,
+    provider: String,
+}
+
+impl Desk {
+    fn new(recipe: &Recipe) -> Result<Self> {
+        let to_stdout = recipe.out.is_none() && !recipe.json;
+        Ok(Self {
+            progress: Progress::new(recipe.words, to_stdout && std::io::stdout().is_terminal()),
+            file: recipe.out.as_deref().map(TextFile::create).transpose()?,
+            to_stdout,
+            text: String::new(),
+            stats: Totals::default(),
+            failure: None,
+        })
+    }
+
+    fn writer(&mut self, event: &WriterEvent) {
+        self.progress.writer(event);
+        match event {
+            WriterEvent::Text(text) => self.put(text),
+            WriterEvent::Generation(event) => self.generation(event),
+            _ => {}
+        }
+    }
+
+    fn generation(&mut self, event: &Event) {
+        match event {
+            Event::Token { text, .. } => self.put(text),
+            Event::Finished { text, stats, .. } => {
+                self.put(text);
+                self.stats.add(stats);
+            }
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, text: &str) {
+        self.text.push_str(text);
+        let result = match &mut self.file {
+            Some(file) => file.push(text),
+            None if self.to_stdout => print_text(text),
+            None => Ok(()),
+        };
+        if let Err(error) = result {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn report(&mut self, token_ids: Vec<u32>, finish_reason: FinishReason) -> Report {
+        let per_second = |count: usize, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let totals = &self.stats;
+        Report {
+            text: self.text.clone(),
+            token_ids,
+            prompt_tokens: totals.prompt_tokens,
+            finish_reason,
+            prefill_tokens_per_second: per_second(totals.prefilled, totals.prefill_seconds),
+            decode_tokens_per_second: per_second(totals.steps, totals.decode_seconds),
+            time_to_first_token: totals.last.time_to_first_token,
+            kv_bytes: totals.last.kv_bytes,
+            peak_rss_bytes: lwv_runtime::peak_rss_bytes(),
+            provider: totals.last.provider.clone(),
+        }
+    }
+
+    /// Brings the text where it belongs and says what has to be said.
+    fn close(self, recipe: &Recipe, report: Report) -> Result<FinishReason> {
+        let (reason, cancelled) = (report.finish_reason, report.finish_reason == FinishReason::Cancelled);
+        if self.to_stdout && !self.text.ends_with('\n') {
+            print_text("\n")?;
+        }
+        match (self.file, &recipe.out) {
+            (Some(file), _) if cancelled => {
+                say(&format!("cancelled; what was written is in `{}`", file.keep()?.display()));
+            }
+            (Some(file), Some(path)) => {
+                file.finish()?;
+                save_recipe(recipe, path)?;
+            }
+            _ => {}
+        }
+        if recipe.json {
+            print_text(&format!("{}\n", serde_json::to_string(&report)?))?;
+        }
+        self.failure.map_or(Ok(reason), Err)
+    }
+
+    /// Keeps what was written before a failure.
+    fn abandon(self) {
+        let Some(file) = self.file else { return };
+        let written = !self.text.is_empty();
+        let place = file.temporary().to_owned();
+        match file.keep() {
+            Ok(kept) if written => say(&format!("what was written is in `{}`", kept.display())),
+            // An empty file is of no use to anyone.
+            _ => drop(std::fs::remove_file(place)),
+        }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, stats: &Stats) {
+        let seconds = |count: usize, rate: f64| if rate > 0.0 { count as f64 / rate } else { 0.0 };
+        let steps = stats.generated_tokens.saturating_sub(1);
+        self.prompt_tokens += stats.prompt_tokens;
+        self.prefilled += stats.prefilled_tokens;
+        self.prefill_seconds += seconds(stats.prefilled_tokens, stats.prefill_tokens_per_second);
+        self.steps += steps;
+        self.decode_seconds += seconds(steps, stats.decode_tokens_per_second);
+        self.last = stats.clone();
+    }
+}
+
+fn save_recipe(recipe: &Recipe, out: &std::path::Path) -> Result<()> {
+    let mut file = TextFile::create(&beside(out, ".recipe.json"))?;
+    file.push(&format!("{}\n", serde_json::to_string_pretty(recipe)?))?;
+    file.finish()
+}
+
+fn print_text(text: &str) -> Result<()> {
+    // Unlike `print!`, this does not panic when nobody reads the pipe any more.
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+#[expect(clippy::print_stderr, reason = "people read messages on standard error")]
+fn say(message: &str) {
+    eprintln!("{message}");
+}

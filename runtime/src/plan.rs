@@ -1,0 +1,127 @@
+use serde::{Deserialize, Serialize};
+
+/// Words of a section where nobody said how many sections there are to be.
+const USUAL_SECTION: usize = 300;
+
+/// Longest main point, in characters.
+const LONGEST_MAIN_POINT: usize = 160;
+
+/// What a long text is written from: its sections, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The sections.
+    pub sections: Vec<PlannedSection>,
+}
+
+/// A section of a [`Plan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedSection {
+    /// What it says, in a phrase or a sentence.
+    pub main_point: String,
+    /// How many words it is to have.
+    pub words: usize,
+}
+
+impl Plan {
+    /// Sum of the sections' word targets.
+    pub fn words(&self) -> usize {
+        self.sections.iter().map(|section| section.words).sum()
+    }
+
+    /// The plan as lines of the form that the models were trained on,
+    /// `Paragraph 1 - Main Point: … - Word Count: 300 words`, with an empty line between.
+    pub fn to_lines(&self) -> String {
+        let lines = self.sections.iter().enumerate().map(|(index, section)| section.to_line(index));
+        lines.collect::<Vec<_>>().join("\n\n")
+    }
+
+    /// Reads lines of that form; others are passed over. The opposite of [`to_lines`](Self::to_lines), for plans that
+    /// were edited by hand or written freely by a model.
+    ///
+    /// ```
+    /// let text = "A plan:\nParagraph 1 - Main Point: why bees matter - Word Count: 120 words";
+    /// let plan = lwv_runtime::Plan::parse(text);
+    /// assert_eq!((plan.sections[0].main_point.as_str(), plan.words()), ("why bees matter", 120));
+    /// ```
+    pub fn parse(text: &str) -> Self {
+        Self { sections: text.lines().filter_map(parse_line).collect() }
+    }
+}
+
+impl PlannedSection {
+    fn to_line(&self, index: usize) -> String {
+        format!("{} {} - Word Count: {} words", line_start(index), self.main_point, self.words)
+    }
+}
+
+/// How the line of section `index` (from 0) begins.
+pub(crate) fn line_start(index: usize) -> String {
+    format!("Paragraph {} - Main Point:", index + 1)
+}
+
+/// How many sections a text of `words` words is divided into.
+pub(crate) fn section_count(words: usize) -> usize {
+    words.div_ceil(USUAL_SECTION).clamp(2, 40)
+}
+
+/// `words` divided into `count` shares that differ by at most one and add up to `words`.
+pub(crate) fn share_words(words: usize, count: usize) -> Vec<usize> {
+    let (each, rest) = (words / count.max(1), words % count.max(1));
+    (0..count).map(|index| each + usize::from(index < rest)).collect()
+}
+
+/// What a model wrote as a main point, without what it added of the line's form, markup or quotes.
+pub(crate) fn clean_main_point(written: &str) -> String {
+    let line = written.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");
+    let end = line.find(" - Word").or_else(|| line.find("Word Count")).unwrap_or(line.len());
+    let phrase = line[..end].trim().trim_matches(|c: char| "*#\"“”[]<>".contains(c) || c.is_whitespace());
+    let phrase = phrase.trim_end_matches(['-', ':', ',', ';', '.']).trim();
+    match phrase.char_indices().nth(LONGEST_MAIN_POINT) {
+        // A long one is cut at a word.
+        Some((cut, _)) => phrase[..phrase[..cut].rfind(' ').unwrap_or(cut)].to_owned(),
+        None => phrase.to_owned(),
+    }
+}
+
+fn parse_line(line: &str) -> Option<PlannedSection> {
+    let line = line.trim();
+    let (_, rest) = line.strip_prefix("Paragraph ")?.split_once("Main Point:")?;
+    let (_, count) = rest.rsplit_once("Word Count:")?;
+    let digits: String = count.trim().chars().take_while(char::is_ascii_digit).collect();
+    Some(PlannedSection { main_point: clean_main_point(rest), words: digits.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        assert_eq!(share_words(1000, 3), [334, 333, 333]);
+        assert_eq!(share_words(2, 4), [1, 1, 0, 0]);
+        assert_eq!([100, 900, 3000, 100_000].map(section_count), [2, 3, 10, 40]);
+    }
+
+    #[test]
+    fn lines_go_both_ways() {
+        let section = |main_point: &str, words| PlannedSection { main_point: main_point.into(), words };
+        let plan = Plan { sections: vec![section("why bees matter", 334), section("what harms them", 333)] };
+        let lines = plan.to_lines();
+        assert!(lines.starts_with("Paragraph 1 - Main Point: why bees matter - Word Count: 334 words\n\n"), "{lines}");
+        assert_eq!(Plan::parse(&lines), plan);
+        assert_eq!(Plan::parse("Paragraph x\nno plan").sections, []);
+    }
+
+    #[test]
+    fn main_points_are_cleaned() {
+        for (written, clean) in [
+            (" The rise of bees - Word Count: 200 words", "The rise of bees"),
+            ("**The rise of bees.**\n", "The rise of bees"),
+            ("\n  \"Bees\"", "Bees"),
+            (" - Word Count: 3", ""),
+        ] {
+            assert_eq!(clean_main_point(written), clean, "{written:?}");
+        }
+        assert!(clean_main_point(&"word ".repeat(100)).chars().count() <= LONGEST_MAIN_POINT);
+    }
+}

@@ -1,0 +1,340 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+
+use lwv_processor::{Grid, Patches, PositionBuilder, Prompt, Tokenizer};
+
+use crate::decoder::Decoder;
+use crate::error::{Inner, Result};
+use crate::generation::{Generation, GenerationSettings};
+
+/// What a session knows about its model besides the decoder.
+#[derive(Debug, Clone)]
+pub struct SessionContext {
+    /// Turns ids into text.
+    pub tokenizer: Tokenizer,
+    /// Positions of an empty text.
+    pub positions: PositionBuilder,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// The token that stands for a merged patch, where the model reads images.
+    pub image_token_id: Option<u32>,
+    /// Patches on a side of a merged square.
+    pub spatial_merge_size: usize,
+    /// The execution provider's name, for the statistics.
+    pub provider: String,
+}
+
+/// A text that a model reads and goes on with, and its cache.
+///
+/// [`extend`](Self::extend) appends a prompt, or another turn with more images;
+/// [`generate`](Self::generate) computes what is new and writes on. [`rewind`](Self::rewind) goes back, and
+/// [`replace`](Self::replace) puts another prompt in its place while all that both begin with stays computed.
+///
+/// A session belongs to one thread at a time; sessions of one engine share its weights.
+pub struct Session {
+    decoder: Box<dyn Decoder>,
+    context: SessionContext,
+    tokens: Vec<u32>,
+    /// Position of every token; only the first axis is used in a model with one.
+    positions: Vec<[i64; 3]>,
+    images: Vec<Image>,
+    /// Features of the image that is being prefilled, by its place in `images`.
+    features: Option<(usize, Vec<f32>)>,
+}
+
+/// An image in the text.
+struct Image {
+    /// Its tokens.
+    span: Range<usize>,
+    digest: u64,
+    /// Until all its tokens are in the cache.
+    patches: Option<Patches>,
+}
+
+/// What a step of prefill did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prefilled {
+    /// An image was encoded: its place from 0, and its number of tokens.
+    Image { index: usize, tokens: usize },
+    /// Tokens were appended to the cache.
+    Tokens(usize),
+    /// Everything is in the cache.
+    Nothing,
+}
+
+impl Session {
+    /// A session on any decoder. [`Engine::session`](crate::Engine::session) makes one on a bundle.
+    pub fn new(decoder: Box<dyn Decoder>, context: SessionContext) -> Self {
+        Self { decoder, context, tokens: Vec::new(), positions: Vec::new(), images: Vec::new(), features: None }
+    }
+
+    /// Appends a prompt or a later turn. Nothing is computed yet.
+    ///
+    /// # Errors
+    /// Image tokens and images do not match, an id is not in the vocabulary, or the text becomes longer than the
+    /// context. The session is as before then.
+    pub fn extend(&mut self, prompt: Prompt) -> Result<()> {
+        self.check(&prompt.input_ids, self.tokens.len() + prompt.input_ids.len())?;
+        let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
+        let rows = self.builder().extend(&prompt.input_ids, &grids)?;
+        let spans = self.image_spans(&prompt.input_ids, &grids);
+        let offset = self.tokens.len();
+        let images = spans.into_iter().zip(prompt.images);
+        self.images.extend(images.map(|(span, patches)| Image {
+            span: span.start + offset..span.end + offset,
+            digest: digest(&patches),
+            patches: Some(patches),
+        }));
+        self.append(&prompt.input_ids, &rows);
+        Ok(())
+    }
+
+    /// Puts `prompt` in the place of the whole text. What the two begin with, images included, is not computed again.
+    ///
+    /// # Errors
+    /// As for [`extend`](Self::extend).
+    pub fn replace(&mut self, mut prompt: Prompt) -> Result<()> {
+        self.check(&prompt.input_ids, prompt.input_ids.len())?;
+        let grids: Vec<Grid> = prompt.images.iter().map(|image| image.grid).collect();
+        // Checks that images and image tokens match, before anything is given up.
+        self.context.positions.clone().extend(&prompt.input_ids, &grids)?;
+        let (kept, images) = self.common_start(&prompt, &grids);
+        self.truncate(kept);
+        prompt.input_ids.drain(..kept);
+        prompt.images.drain(..images);
+        self.extend(prompt)
+    }
+
+    /// Goes back to the first `tokens` tokens.
+    ///
+    /// # Errors
+    /// There are fewer, none would be left, or the last that is left would be inside or the end of an image.
+    pub fn rewind(&mut self, tokens: usize) -> Result<()> {
+        let refused =
+            |reason| Err(Inner::Rewind { asked: tokens, have: self.tokens.len(), reason }.into());
+        if tokens == 0 || tokens > self.tokens.len() {
+            return refused("at least one must be left, and no more than there are");
+        }
+        if self.images.iter().any(|image| image.span.start < tokens && tokens <= image.span.end) {
+            return refused("that is inside an image");
+        }
+        self.truncate(tokens);
+        // The scores after the last token are gone with the tokens after it, so it is computed again.
+        self.decoder.truncate(tokens - 1);
+        Ok(())
+    }
+
+    /// Writes on. The iterator computes what [`extend`](Self::extend) appended, then tokens.
+    ///
+    /// # Errors
+    /// There is no text to go on with, a setting is out of its range, or the cache would exceed its budget.
+    pub fn generate(&mut self, settings: GenerationSettings) -> Result<Generation<'_>> {
+        if self.tokens.is_empty() {
+            return Err(Inner::EmptyPrompt.into());
+        }
+        let most = self.tokens.len().saturating_add(settings.max_new_tokens).min(self.decoder.context());
+        self.decoder.reserve(most)?;
+        Generation::new(self, settings)
+    }
+
+    /// All tokens of the text, generated ones included.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens that are in the cache.
+    pub fn cached_tokens(&self) -> usize {
+        self.decoder.length()
+    }
+
+    /// Most tokens that the text may have.
+    pub fn context_length(&self) -> usize {
+        self.decoder.context()
+    }
+
+    /// Bytes that the cache takes.
+    pub fn kv_bytes(&self) -> u64 {
+        self.decoder.kv_bytes()
+    }
+
+    pub(crate) fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    pub(crate) fn decoder(&mut self) -> &mut dyn Decoder {
+        self.decoder.as_mut()
+    }
+
+    /// The scores of the next token, beside the text so far.
+    pub(crate) fn logits_and_tokens(&mut self) -> (&mut [f32], &[u32]) {
+        (self.decoder.logits(), &self.tokens)
+    }
+
+    /// Appends a generated token, which stands for itself even if it is an image token.
+    pub(crate) fn push(&mut self, id: u32) {
+        let next = self.next_position();
+        self.tokens.push(id);
+        self.positions.push([next; 3]);
+    }
+
+    /// Appends the last token to the cache, when it is the only one that is not there.
+    pub(crate) fn step(&mut self) -> Result<()> {
+        let (Some(id), Some(positions)) = (self.tokens.last(), self.positions.last()) else { return Ok(()) };
+        let axes = self.context.positions.axes();
+        self.decoder.step(*id, &positions[..axes])
+    }
+
+    /// Encodes the next image, or appends the next chunk to the cache. One call is what cancelling waits for at most,
+    /// unless the decoder can be interrupted within.
+    pub(crate) fn prefill(&mut self) -> Result<Prefilled> {
+        let start = self.decoder.length();
+        let end = self.tokens.len().min(start + self.decoder.chunk());
+        if start >= end {
+            return Ok(Prefilled::Nothing);
+        }
+        // A chunk has image tokens of one image at most, so that only one image's features are held.
+        let next = self.images.iter().position(|image| image.span.end > start && image.span.start < end);
+        let Some(index) = next else { return self.prefill_chunk(start..end, None) };
+        let span = self.images[index].span.clone();
+        if self.features.as_ref().is_none_or(|(of, _)| *of != index) {
+            if span.start > start {
+                return self.prefill_chunk(start..span.start, None);
+            }
+            return self.encode(index);
+        }
+        let following = self.images.get(index + 1).map_or(end, |image| image.span.start.min(end));
+        self.prefill_chunk(start..following, Some(index))
+    }
+
+    fn encode(&mut self, index: usize) -> Result<Prefilled> {
+        let image = &self.images[index];
+        let Some(patches) = &image.patches else {
+            let reason = "an image there is no longer held";
+            return Err(Inner::Rewind { asked: image.span.start, have: self.tokens.len(), reason }.into());
+        };
+        let features = self.decoder.encode_image(patches)?;
+        let tokens = image.span.len();
+        let expected = tokens * self.decoder.hidden_size();
+        if features.len() != expected {
+            let message = format!("{} feature values for an image that needs {expected}", features.len());
+            return Err(Inner::Inference { graph: "vision_encoder".to_owned(), message }.into());
+        }
+        self.features = Some((index, features));
+        Ok(Prefilled::Image { index, tokens })
+    }
+
+    fn prefill_chunk(&mut self, chunk: Range<usize>, image: Option<usize>) -> Result<Prefilled> {
+        let hidden = self.decoder.hidden_size();
+        let rows = self.decoder.embed(&self.tokens[chunk.clone()])?;
+        if let (Some(index), Some((_, features))) = (image, &self.features) {
+            let span = &self.images[index].span;
+            let shared = span.start.max(chunk.start)..span.end.min(chunk.end);
+            let from = (shared.start - span.start) * hidden..(shared.end - span.start) * hidden;
+            let to = (shared.start - chunk.start) * hidden..(shared.end - chunk.start) * hidden;
+            rows[to].copy_from_slice(&features[from]);
+        }
+        let axes = self.context.positions.axes();
+        let positions: Vec<i64> = (0..axes)
+            .flat_map(|axis| self.positions[chunk.clone()].iter().map(move |position| position[axis]))
+            .collect();
+        self.decoder.prefill(chunk.len(), &positions)?;
+        self.drop_finished_images();
+        Ok(Prefilled::Tokens(chunk.len()))
+    }
+
+    fn drop_finished_images(&mut self) {
+        let done = self.decoder.length();
+        for image in self.images.iter_mut().filter(|image| image.span.end <= done) {
+            image.patches = None;
+        }
+        let finished = |(index, _): &(usize, _)| self.images[*index].span.end <= done;
+        if self.features.as_ref().is_some_and(finished) {
+            self.features = None;
+        }
+    }
+
+    fn check(&self, ids: &[u32], total: usize) -> Result<()> {
+        let vocabulary = self.decoder.vocabulary();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+            return Err(Inner::TokenId { id: *id, vocabulary }.into());
+        }
+        let context = self.decoder.context();
+        if total > context {
+            return Err(Inner::PromptTooLong { tokens: total, context }.into());
+        }
+        Ok(())
+    }
+
+    fn next_position(&self) -> i64 {
+        // The last token of an image has its greatest row and column, so this holds after images too.
+        let axes = self.context.positions.axes();
+        self.positions.last().and_then(|last| last[..axes].iter().max()).map_or(0, |last| last + 1)
+    }
+
+    /// Positions from where the text ends.
+    fn builder(&self) -> PositionBuilder {
+        let mut builder = self.context.positions.clone();
+        // An empty text of that length, since a builder only goes forward.
+        builder.extend_text(usize::try_from(self.next_position()).unwrap_or(0));
+        builder
+    }
+
+    fn append(&mut self, ids: &[u32], rows: &[i64]) {
+        self.tokens.extend_from_slice(ids);
+        let row = |axis: usize| if self.context.positions.axes() > axis { axis } else { 0 };
+        let count = ids.len();
+        let at = |index: usize| [0, 1, 2].map(|axis| rows[row(axis) * count + index]);
+        self.positions.extend((0..count).map(at));
+    }
+
+    /// Where the images' tokens are in `ids`.
+    fn image_spans(&self, ids: &[u32], grids: &[Grid]) -> Vec<Range<usize>> {
+        let Some(image_token) = self.context.image_token_id else { return Vec::new() };
+        let mut from = 0;
+        let next = |grid: &Grid| {
+            let start = ids[from..].iter().position(|id| *id == image_token).map_or(from, |found| from + found);
+            from = start + grid.merged(self.context.spatial_merge_size);
+            start..from
+        };
+        grids.iter().map(next).collect()
+    }
+
+    /// How many tokens, and images among them, `prompt` shares with the text. At least one token of it is new, since
+    /// its scores are needed.
+    fn common_start(&self, prompt: &Prompt, grids: &[Grid]) -> (usize, usize) {
+        let equal = self.tokens.iter().zip(&prompt.input_ids).take_while(|(a, b)| a == b).count();
+        let mut kept = equal.min(prompt.input_ids.len().saturating_sub(1));
+        let spans = self.image_spans(&prompt.input_ids, grids);
+        let mut images = 0;
+        for (index, (span, patches)) in spans.iter().zip(&prompt.images).enumerate() {
+            let same = self.images.get(index).is_some_and(|image| {
+                image.span == *span && span.end <= kept && image.digest == digest(patches)
+            });
+            if !same {
+                kept = kept.min(span.start);
+                break;
+            }
+            images += 1;
+        }
+        // A generated image token is no image: no span of ours may be cut.
+        let cut = self.images.iter().find(|image| image.span.start < kept && kept < image.span.end);
+        (cut.map_or(kept, |image| image.span.start), images)
+    }
+
+    fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.positions.truncate(tokens);
+        self.images.retain(|image| image.span.end <= tokens);
+        let images = self.images.len();
+        self.features.take_if(|(index, _)| *index >= images);
+        self.decoder.truncate(tokens);
+    }
+}
+
+/// Tells images apart within a process.
+fn digest(patches: &Patches) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    patches.grid.hash(&mut hasher);
+    patches.values.iter().for_each(|value| value.to_bits().hash(&mut hasher));
+    hasher.finish()
+}

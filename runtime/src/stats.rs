@@ -1,0 +1,61 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a generation cost. Local numbers for people and benchmarks; nothing is sent anywhere.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Tokens before the first generated one, cached ones included.
+    pub prompt_tokens: usize,
+    /// Of these, the tokens that were computed now; the others were in the cache.
+    pub prefilled_tokens: usize,
+    /// Tokens that were chosen.
+    pub generated_tokens: usize,
+    /// Computed prompt tokens per second of prefill, image encoding left out; 0 where there were none.
+    pub prefill_tokens_per_second: f64,
+    /// Steps per second: a step computes one token's scores and chooses the next token. The first token comes out of
+    /// the prefill and does not count. 0 where there were no steps.
+    pub decode_tokens_per_second: f64,
+    /// Seconds spent on encoding images.
+    pub image_seconds: f64,
+    /// Seconds from the start to the first token; 0 where there was none.
+    pub time_to_first_token: f64,
+    /// Bytes of the cache.
+    pub kv_bytes: u64,
+    /// Most memory that the process ever had, in bytes; 0 where the system does not say.
+    pub peak_rss_bytes: u64,
+    /// The execution provider, as ONNX Runtime names it.
+    pub provider: String,
+}
+
+/// `count` per second, or 0.
+pub(crate) fn rate(count: usize, time: Duration) -> f64 {
+    if count == 0 || time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// Most memory that this process ever had resident, in bytes, or 0 where the system does not say.
+pub fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kibibytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_do_not_divide_by_zero() {
+        assert_eq!(rate(10, Duration::from_secs(2)), 5.0);
+        assert_eq!((rate(0, Duration::from_secs(1)), rate(3, Duration::ZERO)), (0.0, 0.0));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_memory() {
+        assert!(peak_rss_bytes() > 1 << 20);
+    }
+}
