@@ -90,12 +90,10 @@ pub enum Error {
         found: String,
     },
     /// The image ends before its last pixel.
-    #[error("`{name}` is truncated: {message}; copy it again")]
+    #[error("`{name}` is truncated: the data ends before the image does; copy it again")]
     TruncatedImage {
         /// The file.
         name: String,
-        /// The decoder's words.
-        message: String,
     },
     /// The image's content contradicts its format.
     #[error("`{name}` is damaged: {message}")]

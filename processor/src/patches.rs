@@ -348,3 +348,148 @@ fn positive(value: &Value) -> Option<usize> {
         .and_then(|number| usize::try_from(number).ok())
         .filter(|number| *number > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Patches of 2×2 pixels, merged by 2; pixels as they are.
+    fn plain() -> ImageProcessor {
+        ImageProcessor {
+            do_resize: false,
+            do_rescale: false,
+            do_normalize: false,
+            patch_size: 2,
+            temporal_patch_size: 2,
+            ..ImageProcessor::default()
+        }
+    }
+
+    fn write(name: &str, content: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), content).unwrap();
+        folder
+    }
+
+    #[test]
+    fn sizes_are_rounded_as_in_python() {
+        let size = |width, height| smart_resize(width, height, 28, 56 * 56, 28 * 28 * 1280).unwrap();
+        assert_eq!(size(640, 480), (644, 476));
+        // 2.5 and 4.5 squares round to even: 2 and 4. Rounding up would give 84×140.
+        assert_eq!(size(70, 126), (56, 112));
+        assert_eq!(size(640, 60), (644, 56));
+        // 0.7 × 10.7 squares are over the fewest pixels.
+        assert_eq!(size(20, 300), (28, 308));
+        // Enlarged to the fewest pixels, shrunk to the most.
+        assert_eq!(size(9, 7), (84, 56));
+        assert_eq!(size(4000, 3000), (1148, 840));
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let size = |width, height, max| smart_resize(width, height, 28, 56 * 56, max);
+        assert!(matches!(
+            size(201, 1, 9999),
+            Err(Error::AspectRatio {
+                width: 201,
+                height: 1,
+                ..
+            })
+        ));
+        assert!(size(200, 1, 9999).is_ok());
+        assert!(size(0, 0, 9999).is_err());
+        assert!(matches!(
+            size(10, 10, 0),
+            Err(Error::PixelLimits { max_pixels: 0, .. })
+        ));
+        let error = plain().process(&RgbImage::new(6, 4)).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::PatchSize {
+                    width: 6,
+                    height: 4,
+                    factor: 4
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn patches_go_square_by_square() {
+        // 8×4 pixels: two squares of four patches. Red is x, green is y, blue is 100.
+        let image = RgbImage::from_fn(8, 4, |x, y| image::Rgb([x as u8, y as u8, 100]));
+        let patches = plain().process(&image).unwrap();
+        assert_eq!(patches.grid, Grid { t: 1, h: 2, w: 4 });
+        let rows: Vec<&[f32]> = patches.values.chunks_exact(3 * 2 * 4).collect();
+        // Channel, then frame (the still image twice), then line, then column.
+        assert_eq!(rows[0][..8], [0., 1., 0., 1., 0., 1., 0., 1.]);
+        assert_eq!(rows[0][8..16], [0., 0., 1., 1., 0., 0., 1., 1.]);
+        assert_eq!(rows[0][16..], [100.; 8]);
+        // The upper left pixel of each patch: right, down, then the next square.
+        let corners: Vec<(f32, f32)> = rows.iter().map(|row| (row[0], row[8])).collect();
+        let want = [
+            (0., 0.),
+            (2., 0.),
+            (0., 2.),
+            (2., 2.),
+            (4., 0.),
+            (6., 0.),
+            (4., 2.),
+            (6., 2.),
+        ];
+        assert_eq!(corners, want);
+    }
+
+    #[test]
+    fn pixels_are_rescaled_and_normalised() {
+        let processor = ImageProcessor {
+            do_rescale: true,
+            do_normalize: true,
+            ..plain()
+        };
+        let patches = processor
+            .process(&RgbImage::from_pixel(4, 4, image::Rgb([0, 128, 255])))
+            .unwrap();
+        // (x / 255 − mean) / deviation, by numpy in single precision.
+        let want = [-1.792_262_6, 0.168_897_32, 2.145_897];
+        for (channel, want) in want.into_iter().enumerate() {
+            assert_eq!(patches.values[channel * 8], want, "channel {channel}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_the_limits_are_read() {
+        let old = write(
+            "preprocessor_config.json",
+            r#"{"min_pixels": 100, "max_pixels": 200, "patch_size": 16, "size": {"longest_edge": 9}}"#,
+        );
+        let old = ImageProcessor::from_dir(old.path()).unwrap();
+        assert_eq!(
+            (old.min_pixels, old.max_pixels, old.patch_size, old.merge_size),
+            (100, 200, 16, 2)
+        );
+        let new = r#"{"image_processor": {"size": {"shortest_edge": 300, "longest_edge": 400}, "resample": 2, "image_std": [1, 1, 1]}}"#;
+        let new = ImageProcessor::from_dir(write("processor_config.json", new).path()).unwrap();
+        assert_eq!(
+            (new.min_pixels, new.max_pixels, new.resample),
+            (300, 400, Filter::Bilinear)
+        );
+        assert_eq!(new.image_std, [1.0; 3]);
+    }
+
+    #[test]
+    fn bad_fields_are_named() {
+        let folder = write("preprocessor_config.json", r#"{"resample": 0}"#);
+        let path = folder.path().join("preprocessor_config.json");
+        let error = ImageProcessor::from_dir(folder.path()).unwrap_err().to_string();
+        let want = "is `0`; expected `1` (Lanczos), `2` (bilinear) or `3` (bicubic)";
+        assert_eq!(error, format!("`resample` in `{}` {want}", path.display()));
+        let empty = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            ImageProcessor::from_dir(empty.path()),
+            Err(Error::MissingFile { .. })
+        ));
+    }
+}

@@ -194,3 +194,64 @@ fn resize_columns(image: &RgbImage, height: u32, weights: &Weights) -> RgbImage 
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture without a pattern that a wrong order of pixels or channels would leave as it is.
+    fn picture(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([0, 1, 2].map(|channel| ((x * 97 + y * 61 + channel * 53 + x * y * 29) % 256) as u8))
+        })
+    }
+
+    #[test]
+    fn results_are_those_of_pillow_13() {
+        type Case = ((u32, u32), (u32, u32), Filter, &'static [u8]);
+        #[rustfmt::skip]
+        let cases: [Case; 7] = [
+            // shrinking
+            ((4, 4), (2, 2), Filter::Bicubic, &[88, 140, 131, 122, 180, 96, 110, 167, 140, 121, 120, 111]),
+            // enlarging
+            ((2, 2), (3, 3), Filter::Bicubic, &[0, 43, 95, 44, 97, 158, 97, 150, 221, 27, 77, 138, 87, 140, 129, 149, 202, 119, 56, 110, 181, 129, 182, 99, 201, 254, 16]),
+            // rows first
+            ((9, 3), (4, 4), Filter::Bicubic, &[75, 128, 134, 114, 164, 140, 160, 95, 148, 84, 140, 78, 103, 155, 116, 116, 173, 112, 130, 146, 107, 95, 149, 89, 106, 162, 123, 129, 158, 97, 116, 153, 114, 107, 162, 103, 83, 144, 150, 143, 130, 106, 126, 112, 165, 113, 173, 112]),
+            // columns first
+            ((3, 9), (4, 4), Filter::Bicubic, &[38, 98, 160, 89, 145, 135, 129, 182, 106, 133, 186, 93, 182, 168, 109, 134, 165, 131, 102, 160, 116, 104, 157, 72, 117, 113, 149, 118, 140, 147, 103, 149, 140, 81, 135, 133, 186, 145, 77, 157, 94, 109, 107, 87, 157, 69, 128, 189]),
+            // one direction only
+            ((5, 4), (5, 2), Filter::Bicubic, &[36, 89, 151, 129, 182, 117, 135, 188, 93, 101, 163, 99, 107, 129, 192, 147, 200, 136, 79, 132, 155, 98, 151, 96, 157, 93, 115, 176, 112, 47]),
+            ((4, 2), (2, 2), Filter::Bilinear, &[69, 122, 139, 112, 165, 108, 114, 167, 111, 130, 183, 89]),
+            ((6, 2), (3, 2), Filter::Lanczos, &[70, 119, 135, 115, 184, 126, 159, 91, 162, 114, 167, 112, 120, 173, 98, 126, 179, 84]),
+        ];
+        for (from, to, filter, want) in cases {
+            let got = resize(&picture(from.0, from.1), to.0, to.1, filter);
+            assert_eq!(got.dimensions(), to);
+            assert_eq!(got.as_raw(), want, "{from:?} to {to:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_size_changes_nothing() {
+        let picture = picture(5, 3);
+        assert_eq!(resize(&picture, 5, 3, Filter::Bicubic), picture);
+    }
+
+    #[test]
+    fn no_pixels_are_no_panic() {
+        assert_eq!(
+            resize(&RgbImage::new(0, 4), 2, 2, Filter::Bicubic),
+            RgbImage::new(2, 2)
+        );
+        assert_eq!(resize(&picture(3, 3), 0, 2, Filter::Bicubic).dimensions(), (0, 2));
+    }
+
+    #[test]
+    fn flat_colours_stay_flat() {
+        let grey = RgbImage::from_pixel(31, 17, image::Rgb([0, 128, 255]));
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+            let resized = resize(&grey, 12, 40, filter);
+            assert!(resized.pixels().all(|pixel| pixel.0 == [0, 128, 255]));
+        }
+    }
+}

@@ -160,3 +160,67 @@ impl JsonWriter {
         let _ = write!(self.out, "\\u{unit:04x}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> String {
+        environment().unwrap().render_str(source, ()).unwrap()
+    }
+
+    #[test]
+    fn json_is_pythons() {
+        // What `json.dumps(…, ensure_ascii=False)` gives.
+        let value = "{% set v = {'b': [1, 2.5, true, none], 'a': '<é&\\'>\\n'} %}";
+        assert_eq!(
+            render(&format!("{value}{{{{ v|tojson }}}}")),
+            "{\"b\": [1, 2.5, true, null], \"a\": \"<é&'>\\n\"}"
+        );
+        let sorted = render(&format!(
+            "{value}{{{{ v|tojson(sort_keys=true, ensure_ascii=true) }}}}"
+        ));
+        assert_eq!(sorted, "{\"a\": \"<\\u00e9&'>\\n\", \"b\": [1, 2.5, true, null]}");
+        assert_eq!(
+            render("{{ {'a': [1, {}], 'b': []}|tojson(separators=(',', ':')) }}"),
+            "{\"a\":[1,{}],\"b\":[]}"
+        );
+        assert_eq!(
+            render("{{ '\u{7f}😀'|tojson(ensure_ascii=true) }}"),
+            "\"\\u007f\\ud83d\\ude00\""
+        );
+    }
+
+    #[test]
+    fn indented_json_is_pythons() {
+        assert_eq!(
+            render("{{ {'a': [1, {}], 'b': {'c': 2}}|tojson(indent=2) }}"),
+            "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": {\n    \"c\": 2\n  }\n}"
+        );
+    }
+
+    #[test]
+    fn values_print_as_in_python() {
+        assert_eq!(
+            render("{{ true }} {{ none }} {{ [1, 'a'] }} {{ {'k': 1.0} }}"),
+            "True None [1, 'a'] {'k': 1.0}"
+        );
+    }
+
+    #[test]
+    fn strings_have_pythons_methods() {
+        assert_eq!(render("{{ ' a,b '.strip().split(',')[-1].upper() }}"), "B");
+    }
+
+    #[test]
+    fn the_date_is_formatted() {
+        let year = render("{{ strftime_now('%Y') }}");
+        assert!(year.len() == 4 && year.as_str() >= "2025", "{year}");
+        assert!(
+            environment()
+                .unwrap()
+                .render_str("{{ strftime_now('%!') }}", ())
+                .is_err()
+        );
+    }
+}

@@ -105,8 +105,8 @@ impl Interrupt for RunControl {
     }
 }
 
-/// Number of processor cores to compute with: the cores that this process may use, siblings that share a core counted
-/// once, since two threads on one core slow each other down.
+/// Number of threads to compute with: the cores that this process may use, siblings that share a core counted once,
+/// since two threads on one core slow each other down.
 pub(crate) fn default_threads() -> usize {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     physical_cores().map_or(available, |cores| cores.clamp(1, available))

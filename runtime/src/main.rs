@@ -147,7 +147,7 @@ fn write_plain(
     };
     let mut generation = session.generate(settings)?;
     let mut reason = FinishReason::Cancelled;
-    while let Some(event) = generation.next() {
+    for event in generation.by_ref() {
         let event = event?;
         if let Event::Finished { reason: because, .. } = &event {
             reason = *because;

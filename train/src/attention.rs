@@ -32,14 +32,23 @@ pub(crate) fn repeat_heads(x: &Tensor, groups: usize) -> Result<Tensor> {
         return Ok(x.clone());
     }
     let (batch, heads, rows, width) = x.dims4()?;
-    x.unsqueeze(2)?.broadcast_as((batch, heads, groups, rows, width))?.reshape((batch, heads * groups, rows, width))
+    x.unsqueeze(2)?
+        .broadcast_as((batch, heads, groups, rows, width))?
+        .reshape((batch, heads * groups, rows, width))
 }
 
 /// Additive mask `[new, past + new]` that lets each new row see the past and the rows up to itself.
 pub(crate) fn causal_bias(new: usize, past: usize, device: &Device) -> Result<Tensor> {
-    let visible = |row: usize, column: usize| if column <= past + row { 0.0 } else { f32::NEG_INFINITY };
-    let mask: Vec<f32> =
-        (0..new).flat_map(|row| (0..past + new).map(move |column| visible(row, column))).collect();
+    let visible = |row: usize, column: usize| {
+        if column <= past + row {
+            0.0
+        } else {
+            f32::NEG_INFINITY
+        }
+    };
+    let mask: Vec<f32> = (0..new)
+        .flat_map(|row| (0..past + new).map(move |column| visible(row, column)))
+        .collect();
     Tensor::from_vec(mask, (new, past + new), device)
 }
 

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use lwv_model::{
-    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, Segments, VisionInputs, decoder, token_embeddings,
-    vision_tower,
+    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, Segments, VisionInputs, decoder,
+    token_embeddings, vision_tower,
 };
 use lwv_processor::{Patches, PositionBuilder, VisionGeometry, VisionLayout};
 
@@ -28,7 +28,11 @@ impl Network {
         let adapter = adapter.map(Adapter::open).transpose()?;
         let ops = CandleOps::new(checkpoint, adapter, Device::Cpu);
         let positions = new_positions(&config);
-        Ok(Self { config, ops, positions })
+        Ok(Self {
+            config,
+            ops,
+            positions,
+        })
     }
 
     /// The checkpoint's configuration.
@@ -47,7 +51,11 @@ impl Network {
     /// # Errors
     /// A model without a vision tower, or what candle says.
     pub fn image_features(&mut self, images: &[Patches]) -> Result<Tensor, Error> {
-        let vision = self.config.vision.clone().ok_or(Error::NoVisionTower(images.len()))?;
+        let vision = self
+            .config
+            .vision
+            .clone()
+            .ok_or(Error::NoVisionTower(images.len()))?;
         let inputs = self.vision_inputs(&vision, images)?;
         vision_tower(&mut self.ops, &vision, &inputs)
     }
@@ -74,7 +82,9 @@ impl Network {
                 next_feature - 1
             })
             .collect();
-        Ok(all.index_select(&Tensor::new(rows, self.ops.device())?, 0)?.unsqueeze(0)?)
+        Ok(all
+            .index_select(&Tensor::new(rows, self.ops.device())?, 0)?
+            .unsqueeze(0)?)
     }
 
     /// Appends `ids` (with `images`) to the text so far and returns logits, f32 `[positions, vocabulary]`: of every
@@ -123,7 +133,11 @@ impl Network {
         logits: Logits,
     ) -> Result<Tensor, Error> {
         let embeds = self.embed(ids, images)?;
-        let positions = Tensor::from_vec(positions, (self.config.position_axes(), 1, ids.len()), self.ops.device())?;
+        let positions = Tensor::from_vec(
+            positions,
+            (self.config.position_axes(), 1, ids.len()),
+            self.ops.device(),
+        )?;
         let inputs = DecoderInputs { embeds, positions };
         Ok(decoder(&mut self.ops, &self.config.text, &inputs, logits)?.squeeze(0)?)
     }
@@ -141,10 +155,15 @@ impl Network {
             window_size: vision.window_size,
         };
         let geometry = VisionGeometry::new(&grids, &layout)?;
-        let values: Vec<f32> = images.iter().flat_map(|image| image.values.iter().copied()).collect();
+        let values: Vec<f32> = images
+            .iter()
+            .flat_map(|image| image.values.iter().copied())
+            .collect();
         Ok(VisionInputs {
             pixel_values: Tensor::from_vec(values, (geometry.patches, vision.patch_elements()), device)?,
-            positions: Tensor::from_vec(geometry.rotary_positions, (geometry.patches, 2), device)?.t()?.contiguous()?,
+            positions: Tensor::from_vec(geometry.rotary_positions, (geometry.patches, 2), device)?
+                .t()?
+                .contiguous()?,
             windows: segments(&geometry.windows, device)?,
             frames: segments(&geometry.frames, device)?,
         })

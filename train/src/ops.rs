@@ -21,7 +21,13 @@ pub struct CandleOps {
 impl CandleOps {
     /// An interpreter without a cache, which reads its weights from `checkpoint`, `adapter` merged in.
     pub fn new(checkpoint: Checkpoint, adapter: Option<Adapter>, device: Device) -> Self {
-        Self { checkpoint, adapter, device, weights: HashMap::new(), cache: None }
+        Self {
+            checkpoint,
+            adapter,
+            device,
+            weights: HashMap::new(),
+            cache: None,
+        }
     }
 
     /// Forgets all cached keys and values, and keeps those to come if `keep` says so.
@@ -44,18 +50,26 @@ impl CandleOps {
         }
         // A convolution whose kernel is its stride is a matrix over flattened patches.
         let rows = shape.first().copied().unwrap_or(1);
-        let flat = if shape.len() > 2 { vec![rows, values.len() / rows] } else { shape.to_vec() };
+        let flat = if shape.len() > 2 {
+            vec![rows, values.len() / rows]
+        } else {
+            shape.to_vec()
+        };
         Ok(Tensor::from_vec(values, flat, &self.device)?)
     }
 
     /// Appends the new keys and values of a layer to its cache and returns them all, with the number of old rows.
     fn extend_cache(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor, usize), Error> {
-        let Some(cache) = &mut self.cache else { return Ok((k, v, 0)) };
+        let Some(cache) = &mut self.cache else {
+            return Ok((k, v, 0));
+        };
         let (k, v, past) = match cache.get(&layer) {
             None => (k, v, 0),
-            Some((old_k, old_v)) => {
-                (Tensor::cat(&[old_k, &k], 2)?, Tensor::cat(&[old_v, &v], 2)?, old_k.dim(2)?)
-            }
+            Some((old_k, old_v)) => (
+                Tensor::cat(&[old_k, &k], 2)?,
+                Tensor::cat(&[old_v, &v], 2)?,
+                old_k.dim(2)?,
+            ),
         };
         cache.insert(layer, (k.clone(), v.clone()));
         Ok((k, v, past))
@@ -88,7 +102,10 @@ impl Ops for CandleOps {
             Some(bias) => rows.broadcast_add(bias)?,
             None => rows,
         };
-        let (_, tokens) = x.dims().split_last().ok_or_else(|| candle_core::Error::Msg("linear of a scalar".into()))?;
+        let (_, tokens) = x
+            .dims()
+            .split_last()
+            .ok_or_else(|| candle_core::Error::Msg("linear of a scalar".into()))?;
         Ok(rows.reshape([tokens, &[out]].concat())?)
     }
 
@@ -125,13 +142,23 @@ impl Ops for CandleOps {
         Ok(x.narrow(1, x.dim(1)? - 1, 1)?)
     }
 
-    fn rotary(&mut self, positions: &Tensor, axes: &[usize], inverse: &[f32]) -> Result<Rotary<Tensor>, Error> {
+    fn rotary(
+        &mut self,
+        positions: &Tensor,
+        axes: &[usize],
+        inverse: &[f32],
+    ) -> Result<Rotary<Tensor>, Error> {
         let axis_count = axes.iter().max().map_or(1, |last| last + 1);
         let positions = positions.to_dtype(DType::F32)?.reshape((axis_count, ()))?;
         let axes: Vec<u32> = axes.iter().map(|&axis| axis as u32).collect();
-        let turned = positions.index_select(&Tensor::new(axes, &self.device)?, 0)?.t()?;
+        let turned = positions
+            .index_select(&Tensor::new(axes, &self.device)?, 0)?
+            .t()?;
         let angles = turned.broadcast_mul(&Tensor::new(inverse, &self.device)?)?;
-        Ok(Rotary { cos: angles.cos()?, sin: angles.sin()? })
+        Ok(Rotary {
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+        })
     }
 
     fn rotate(&mut self, x: &Tensor, heads: usize, rotary: &Rotary<Tensor>) -> Result<Tensor, Error> {
@@ -154,12 +181,23 @@ impl Ops for CandleOps {
         heads: usize,
         key_value_heads: usize,
     ) -> Result<Tensor, Error> {
-        let (q, k, v) = (split_heads(q, heads)?, split_heads(k, key_value_heads)?, split_heads(v, key_value_heads)?);
+        let (q, k, v) = (
+            split_heads(q, heads)?,
+            split_heads(k, key_value_heads)?,
+            split_heads(v, key_value_heads)?,
+        );
         let new = q.dim(2)?;
         let (k, v, past) = self.extend_cache(layer, k, v)?;
         let groups = heads / key_value_heads;
-        let bias = (new > 1).then(|| causal_bias(new, past, &self.device)).transpose()?;
-        let attended = attention(&q, &repeat_heads(&k, groups)?, &repeat_heads(&v, groups)?, bias.as_ref())?;
+        let bias = (new > 1)
+            .then(|| causal_bias(new, past, &self.device))
+            .transpose()?;
+        let attended = attention(
+            &q,
+            &repeat_heads(&k, groups)?,
+            &repeat_heads(&v, groups)?,
+            bias.as_ref(),
+        )?;
         Ok(merge_heads(&attended)?)
     }
 
