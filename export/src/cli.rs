@@ -103,7 +103,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "bytes_written": summary.bytes_written, "graphs": summary.graphs, "parity": parity,
     });
     print(&args, &recipe, &result);
-    Ok(())
+    match parity {
+        Some(ParitySummary { passed: false, .. }) => {
+            let report = recipe.bundle.join("parity.json");
+            anyhow::bail!(
+                "the bundle differs from the checkpoint by more than its precision explains; see `{}`",
+                report.display()
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(feature = "verify")]

@@ -55,9 +55,6 @@ pub enum Error {
         /// What it was given.
         got: String,
     },
-    /// The bundle and the checkpoint do not agree.
-    #[error("the bundle differs from the checkpoint: {0}; see parity.json in `{1}`")]
-    Parity(String, PathBuf),
     /// Running the bundle or the checkpoint for the parity report failed.
     #[cfg(feature = "verify")]
     #[error("parity report: {0}")]

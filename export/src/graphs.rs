@@ -14,21 +14,21 @@ use crate::value::Value;
 use crate::weights::WeightStore;
 
 /// Opset of the default domain: understood by ONNX Runtime 1.14 and later.
-pub const OPSET: i64 = 18;
+pub(crate) const OPSET: i64 = 18;
 
 /// A graph and what its borders promise.
-pub struct Graph {
+pub(crate) struct Graph {
     /// The graph.
-    pub model: Model,
+    pub(crate) model: Model,
     /// Its inputs and outputs.
-    pub contract: GraphContract,
+    pub(crate) contract: GraphContract,
 }
 
 /// Images to features.
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub fn vision_encoder(
+pub(crate) fn vision_encoder(
     vision: &VisionConfig,
     precision: Precision,
     weights: &mut WeightStore<'_>,
@@ -59,7 +59,7 @@ pub fn vision_encoder(
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub fn embed_tokens(
+pub(crate) fn embed_tokens(
     text: &TextConfig,
     precision: Precision,
     weights: &mut WeightStore<'_>,
@@ -78,7 +78,7 @@ pub fn embed_tokens(
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub fn embedding(
+pub(crate) fn embedding(
     text: &TextConfig,
     image_token_id: u32,
     precision: Precision,
@@ -108,7 +108,7 @@ pub fn embedding(
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub fn decoder_model(
+pub(crate) fn decoder_model(
     config: &ModelConfig,
     precision: Precision,
     weights: &mut WeightStore<'_>,

@@ -1,1 +1,205 @@
+//! The parity report: a bundle run by ONNX Runtime against its checkpoint run by candle in f32.
+//!
+//! Each graph is compared on the same inputs, text and photographs; then both write greedily and the tokens are
+//! compared. The report is written into the bundle as `parity.json`.
 
+mod difference;
+mod prompts;
+mod report;
+
+use std::path::Path;
+
+use lwv_model::{Logits, ParitySummary, Precision, contract};
+use lwv_processor::{PositionBuilder, Prompt};
+use lwv_runtime::{Decoder, Device, Engine};
+use lwv_train::Network;
+
+use crate::{Error, Recipe, side_files};
+use difference::Difference;
+use report::{PromptReport, Report};
+
+/// Greedy tokens that are compared for each prompt.
+const GREEDY_TOKENS: usize = 48;
+
+/// Compares `bundle` with the checkpoint that `recipe` names, writes `parity.json` into it and returns the summary.
+/// `library` is ONNX Runtime's shared library where it is not to be searched for.
+///
+/// A summary that has not passed is no error here.
+///
+/// # Errors
+/// The checkpoint or the bundle cannot be run.
+pub fn verify(recipe: &Recipe, bundle: &Path, library: Option<&Path>) -> Result<ParitySummary, Error> {
+    let mut network = Network::open(&recipe.checkpoint, recipe.adapter.as_deref()).map_err(failed)?;
+    let mut builder = Engine::builder(bundle).device(Device::Cpu);
+    if let Some(library) = library {
+        builder = builder.library(library);
+    }
+    let engine = builder.build().map_err(failed)?;
+    let mut comparison = Comparison {
+        network: &mut network,
+        engine: &engine,
+        report: Report::new(recipe.precision),
+    };
+    for (name, images, prompt) in prompts::prompts(engine.processor())? {
+        let prompt_report = comparison.compare(&name, images, prompt)?;
+        comparison.report.prompts.push(prompt_report);
+    }
+    let report = comparison.report;
+    lwv_onnx::write_atomically(bundle.join("parity.json"), &side_files::pretty(&report)?)?;
+    Ok(report.summary())
+}
+
+/// One checkpoint beside one bundle.
+struct Comparison<'a> {
+    network: &'a mut Network,
+    engine: &'a Engine,
+    report: Report,
+}
+
+impl Comparison<'_> {
+    /// Compares embeddings, features and, along the checkpoint's own greedy tokens, the logits of both.
+    fn compare(&mut self, name: &str, images: Vec<String>, prompt: Prompt) -> Result<PromptReport, Error> {
+        self.network.reset();
+        let mut decoder = self.engine.decoder().map_err(failed)?;
+        decoder
+            .reserve(prompt.input_ids.len() + GREEDY_TOKENS)
+            .map_err(failed)?;
+        let mut positions = self.positions();
+        let logits = self
+            .network
+            .extend(&prompt.input_ids, &prompt.images, Logits::LastPosition)
+            .map_err(failed)?;
+        let mut expected = to_vec(&logits)?;
+        self.prefill(decoder.as_mut(), &prompt, &mut positions)?;
+        let mut difference = Difference::default();
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        loop {
+            difference.add(&expected, decoder.logits());
+            let token = highest(&expected);
+            theirs.push(token);
+            ours.push(highest(decoder.logits()));
+            if theirs.len() == GREEDY_TOKENS {
+                break;
+            }
+            expected = to_vec(&self.network.step(token).map_err(failed)?)?;
+            decoder.step(token, &positions.extend_text(1)).map_err(failed)?;
+        }
+        self.report.graph(contract::DECODER).merge(&difference);
+        Ok(PromptReport::new(
+            name,
+            images,
+            prompt.input_ids.len(),
+            theirs,
+            ours,
+            &difference,
+        ))
+    }
+
+    /// Runs the prompt through the bundle, comparing embeddings and features on the way.
+    fn prefill(
+        &mut self,
+        decoder: &mut dyn Decoder,
+        prompt: &Prompt,
+        positions: &mut PositionBuilder,
+    ) -> Result<(), Error> {
+        let grids: Vec<_> = prompt.images.iter().map(|image| image.grid).collect();
+        let axes = positions.axes();
+        let ids = &prompt.input_ids;
+        let all = positions.extend(ids, &grids)?;
+        let features = self.features(decoder, prompt)?;
+        let mut feature_rows = features.chunks_exact(decoder.hidden_size());
+        let (width, image_token) = (decoder.hidden_size(), self.network.config().image_token_id);
+        for start in (0..ids.len()).step_by(decoder.chunk()) {
+            let end = ids.len().min(start + decoder.chunk());
+            let embeds = decoder.embed(&ids[start..end]).map_err(failed)?;
+            let expected = to_vec(&self.network.embed(&ids[start..end], &[]).map_err(failed)?)?;
+            self.report.graph(contract::EMBED_TOKENS).add(&expected, embeds);
+            for (id, row) in ids[start..end].iter().zip(embeds.chunks_exact_mut(width)) {
+                if Some(*id) == image_token
+                    && let Some(features) = feature_rows.next()
+                {
+                    row.copy_from_slice(features);
+                }
+            }
+            let chunk: Vec<i64> = (0..axes)
+                .flat_map(|axis| all[axis * ids.len()..][start..end].iter().copied())
+                .collect();
+            decoder.prefill(end - start, &chunk).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Features of the prompt's images, one row a token.
+    fn features(&mut self, decoder: &mut dyn Decoder, prompt: &Prompt) -> Result<Vec<f32>, Error> {
+        let mut all = Vec::new();
+        for image in &prompt.images {
+            let features = decoder.encode_image(image).map_err(failed)?;
+            let expected = to_vec(
+                &self
+                    .network
+                    .image_features(std::slice::from_ref(image))
+                    .map_err(failed)?,
+            )?;
+            let width = decoder.hidden_size();
+            let graph = self.report.graph(contract::VISION_ENCODER);
+            for (expected, got) in expected.chunks_exact(width).zip(features.chunks_exact(width)) {
+                graph.add(expected, got);
+            }
+            all.extend(features);
+        }
+        Ok(all)
+    }
+
+    fn positions(&self) -> PositionBuilder {
+        let config = self.network.config();
+        match (&config.vision, config.image_token_id) {
+            (Some(vision), Some(image)) => PositionBuilder::new(image, vision.spatial_merge_size),
+            _ => PositionBuilder::text_only(),
+        }
+    }
+}
+
+/// What a passing report needs: in f32 the same tokens, below it nearly the same direction of the logits.
+pub(crate) fn passes(precision: Precision, agreement: bool, cosine: f64) -> bool {
+    match precision {
+        Precision::Fp32 => agreement && cosine >= 0.999_999,
+        _ => cosine >= 0.9999,
+    }
+}
+
+/// The first of the highest scores.
+fn highest(logits: &[f32]) -> u32 {
+    let best = logits
+        .iter()
+        .enumerate()
+        .rev()
+        .max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map_or(0, |(id, _)| id as u32)
+}
+
+fn to_vec(tensor: &lwv_train::Tensor) -> Result<Vec<f32>, Error> {
+    tensor
+        .flatten_all()
+        .and_then(|flat| flat.to_vec1())
+        .map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Verify(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equal_scores_wins() {
+        assert_eq!(highest(&[0.0, 2.0, 2.0, 1.0]), 1);
+    }
+
+    #[test]
+    fn a_single_other_token_fails_f32_only() {
+        assert!(passes(Precision::Fp32, true, 1.0) && !passes(Precision::Fp32, false, 1.0));
+        assert!(passes(Precision::Fp16, false, 0.99995) && !passes(Precision::Fp16, true, 0.99));
+    }
+}

@@ -10,7 +10,7 @@ use crate::Error;
 
 /// Where the bytes of a weight went.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Placed {
+pub(crate) enum Placed {
     /// Into the graph itself.
     Inline(Vec<u8>),
     /// Into a data file beside the graph.
@@ -19,7 +19,7 @@ pub enum Placed {
 
 /// Moves weights from a checkpoint into a bundle, in bounded memory: each is read, converted and written piece by
 /// piece at the moment a graph first asks for it, and once only.
-pub struct WeightStore<'a> {
+pub(crate) struct WeightStore<'a> {
     checkpoint: &'a Checkpoint,
     adapter: Option<&'a Adapter>,
     folder: PathBuf,
@@ -31,7 +31,7 @@ pub struct WeightStore<'a> {
 
 impl<'a> WeightStore<'a> {
     /// A store that writes its data files into `folder` and tells `progress` how many bytes it has read.
-    pub fn new(
+    pub(crate) fn new(
         checkpoint: &'a Checkpoint,
         adapter: Option<&'a Adapter>,
         folder: &Path,
@@ -53,7 +53,7 @@ impl<'a> WeightStore<'a> {
     ///
     /// # Errors
     /// The file before cannot be finished or the new one not be created.
-    pub fn open_file(&mut self, name: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn open_file(&mut self, name: Option<&str>) -> Result<(), Error> {
         self.close_file()?;
         self.writer = name
             .map(|name| ExternalWriter::create(self.folder.join(name)))
@@ -65,7 +65,7 @@ impl<'a> WeightStore<'a> {
     ///
     /// # Errors
     /// The open file cannot be finished.
-    pub fn finish(mut self) -> Result<BTreeMap<String, ExternalFile>, Error> {
+    pub(crate) fn finish(mut self) -> Result<BTreeMap<String, ExternalFile>, Error> {
         self.close_file()?;
         Ok(self.files)
     }
@@ -74,7 +74,7 @@ impl<'a> WeightStore<'a> {
     ///
     /// # Errors
     /// The weight is missing or has another shape, or a file cannot be read or written.
-    pub fn place(&mut self, name: &str, shape: &[usize], dtype: DataType) -> Result<Placed, Error> {
+    pub(crate) fn place(&mut self, name: &str, shape: &[usize], dtype: DataType) -> Result<Placed, Error> {
         let key = (name.to_owned(), dtype);
         if let Some(location) = self.placed.get(&key) {
             return Ok(Placed::External(location.clone()));

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::json::{read_json, read_json_if_there};
 use crate::template::environment;
-use crate::{Error, Result};
+use crate::{Error, Message, Result};
 
 /// The name under which the template stands in its environment.
 const TEMPLATE: &str = "chat";
@@ -20,82 +20,6 @@ const TOKEN_VARIABLES: [&str; 7] = [
     "cls_token",
     "mask_token",
 ];
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`; other roles where the template knows them.
-    pub role: String,
-    /// What is said and shown, in order.
-    pub content: Vec<Content>,
-}
-
-/// A part of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// Some text.
-    Text(String),
-    /// A picture. Which one follows from the order: the n-th `Image` of a conversation is its n-th picture.
-    Image,
-}
-
-impl Message {
-    /// A message of text alone.
-    pub fn text(role: &str, text: impl Into<String>) -> Self {
-        Self {
-            role: role.to_owned(),
-            content: vec![Content::Text(text.into())],
-        }
-    }
-
-    /// A message that shows `images` pictures and then says something.
-    pub fn with_images(role: &str, images: usize, text: impl Into<String>) -> Self {
-        let pictures = std::iter::repeat_n(Content::Image, images);
-        Self {
-            role: role.to_owned(),
-            content: pictures.chain([Content::Text(text.into())]).collect(),
-        }
-    }
-
-    /// Number of pictures in it.
-    pub fn image_count(&self) -> usize {
-        self.content
-            .iter()
-            .filter(|part| **part == Content::Image)
-            .count()
-    }
-
-    /// The message as templates expect it: text alone as one string, which text-only templates need, else a list of
-    /// `{"type": …}` items.
-    fn to_template_value(&self) -> TemplateValue {
-        let content = if self.image_count() == 0 {
-            let texts = self.content.iter().filter_map(Content::as_text);
-            TemplateValue::from(texts.collect::<String>())
-        } else {
-            self.content.iter().map(Content::to_template_value).collect()
-        };
-        TemplateValue::from_pairs([
-            ("role", TemplateValue::from(self.role.as_str())),
-            ("content", content),
-        ])
-    }
-}
-
-impl Content {
-    fn as_text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Image => None,
-        }
-    }
-
-    fn to_template_value(&self) -> TemplateValue {
-        match self {
-            Self::Text(text) => TemplateValue::from_pairs([("type", "text"), ("text", text)]),
-            Self::Image => TemplateValue::from_pairs([("type", "image")]),
-        }
-    }
-}
 
 /// A checkpoint's chat template: turns messages into the text that the model was trained to continue.
 #[derive(Debug, Clone)]
@@ -283,6 +207,7 @@ fn without_generation_tags(source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Content;
 
     fn template(source: &str) -> ChatTemplate {
         let tokens = vec![("bos_token".to_owned(), "<s>".to_owned())];

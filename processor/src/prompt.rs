@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use lwv_model::{ModelConfig, VisionConfig};
 
+use crate::vision::Vision;
 use crate::{ChatTemplate, Error, ImageProcessor, Message, Patches, Result, Tokenizer};
 
 /// A prompt as a model takes it.
@@ -24,13 +24,6 @@ pub struct Processor {
     path: PathBuf,
 }
 
-#[derive(Debug, Clone)]
-struct Vision {
-    processor: ImageProcessor,
-    image_token: String,
-    image_token_id: u32,
-}
-
 impl Processor {
     /// Reads what `dir` has: `tokenizer.json` must be there; a chat template may be. Pictures are read where
     /// `config.json` describes a vision tower and there is an image processor.
@@ -41,7 +34,7 @@ impl Processor {
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let tokenizer = Tokenizer::from_dir(dir)?;
         let chat_template = ChatTemplate::find(dir)?;
-        let vision = find_vision(dir, &tokenizer)?;
+        let vision = Vision::find(dir, &tokenizer)?;
         Ok(Self {
             tokenizer,
             chat_template,
@@ -136,95 +129,6 @@ impl Processor {
     }
 }
 
-impl Vision {
-    fn check_count(&self, text: &str, images: usize) -> Result<()> {
-        let placeholders = text.matches(&self.image_token).count();
-        if placeholders == images {
-            Ok(())
-        } else {
-            Err(Error::ImageCount {
-                images,
-                placeholders,
-                token: self.image_token.clone(),
-            })
-        }
-    }
-
-    /// Repeats each image token as often as its image has merged patches.
-    fn expand(&self, text: &str, images: &[Patches]) -> String {
-        let mut parts = text.split(&self.image_token);
-        let mut expanded = parts.next().unwrap_or_default().to_owned();
-        for (image, part) in images.iter().zip(parts) {
-            expanded.push_str(&self.image_token.repeat(self.tokens(image)));
-            expanded.push_str(part);
-        }
-        expanded
-    }
-
-    fn tokens(&self, image: &Patches) -> usize {
-        image.grid.merged(self.processor.merge_size)
-    }
-
-    fn check_tokens(&self, input_ids: &[u32], images: &[Patches]) -> Result<()> {
-        let found = input_ids.iter().filter(|id| **id == self.image_token_id).count();
-        let expected = images.iter().map(|image| self.tokens(image)).sum();
-        if found == expected {
-            Ok(())
-        } else {
-            Err(Error::ImageTokens {
-                found,
-                expected,
-                images: images.len(),
-            })
-        }
-    }
-}
-
-/// The image side of a folder, where it has one.
-fn find_vision(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Vision>> {
-    if !dir.join("config.json").exists() {
-        return Ok(None);
-    }
-    let config = ModelConfig::from_dir(dir)?;
-    let (Some(model), Some(image_token_id)) = (config.vision, config.image_token_id) else {
-        return Ok(None);
-    };
-    let Some(processor) = ImageProcessor::find(dir)? else {
-        return Ok(None);
-    };
-    check_sizes(&processor, &model)?;
-    let unknown = Error::UnknownToken {
-        field: "image_token_id",
-        id: image_token_id,
-    };
-    let image_token = tokenizer.id_to_token(image_token_id).ok_or(unknown)?;
-    Ok(Some(Vision {
-        processor,
-        image_token,
-        image_token_id,
-    }))
-}
-
-fn check_sizes(processor: &ImageProcessor, model: &VisionConfig) -> Result<()> {
-    let sizes = [
-        ("patch_size", processor.patch_size, model.patch_size),
-        (
-            "temporal_patch_size",
-            processor.temporal_patch_size,
-            model.temporal_patch_size,
-        ),
-        ("merge_size", processor.merge_size, model.spatial_merge_size),
-    ];
-    match sizes.into_iter().find(|(_, processor, model)| processor != model) {
-        Some((field, processor, model)) => Err(Error::SizeMismatch {
-            field,
-            processor,
-            model,
-        }),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +215,12 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn threads_can_share_a_processor() {
+        fn shared<T: Send + Sync + Clone>() {}
+        shared::<Processor>();
     }
 
     #[test]

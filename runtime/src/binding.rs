@@ -62,7 +62,12 @@ pub(crate) enum Elements {
 
 impl Binding {
     pub(crate) fn new(graph: &'static str, session: &Session) -> Result<Self> {
-        Ok(Self { graph, io: session.create_binding()?, bound: Vec::new(), memory: Vec::new() })
+        Ok(Self {
+            graph,
+            io: session.create_binding()?,
+            bound: Vec::new(),
+            memory: Vec::new(),
+        })
     }
 
     /// Zeroed memory of `length` elements. The system commits pages only when they are first written.
@@ -88,14 +93,21 @@ impl Binding {
             Elements::Half => ort::value::TensorElementType::Float16,
             Elements::Integer => ort::value::TensorElementType::Int64,
         };
-        let tensor = DynTensor::new(allocator, element_type, Shape::new(shape.iter().map(|d| *d as i64)))?;
+        let tensor = DynTensor::new(
+            allocator,
+            element_type,
+            Shape::new(shape.iter().map(|d| *d as i64)),
+        )?;
         self.memory.push(Memory::Device(tensor));
         Ok(Slot(self.memory.len() - 1))
     }
 
     /// Frees the memory of a slot that no name is bound to any more.
     pub(crate) fn release(&mut self, slot: Slot) {
-        debug_assert!(self.bound.iter().all(|bound| bound.slot != slot), "memory that is bound");
+        debug_assert!(
+            self.bound.iter().all(|bound| bound.slot != slot),
+            "memory that is bound"
+        );
         self.memory[slot.0] = Memory::Released;
     }
 
@@ -142,7 +154,11 @@ impl Binding {
 
     fn bind(&mut self, name: &str, direction: Direction, slot: Slot, shape: &[usize]) -> Result<Bind> {
         let name = CString::new(name).map_err(|_| Inner::Ort("a name holds a zero byte".to_owned()))?;
-        self.bound.push(Bound { name, direction, slot });
+        self.bound.push(Bound {
+            name,
+            direction,
+            slot,
+        });
         let bind = Bind(self.bound.len() - 1);
         self.reshape(bind, shape)?;
         Ok(bind)
@@ -157,14 +173,21 @@ impl Binding {
     /// Binds a name again, to the same memory seen in another shape. On a device this also copies an input's memory
     /// there again.
     pub(crate) fn reshape(&mut self, bind: Bind, shape: &[usize]) -> Result<()> {
-        let Bound { name, direction, slot } = &self.bound[bind.0];
+        let Bound {
+            name,
+            direction,
+            slot,
+        } = &self.bound[bind.0];
         let view = self.memory[slot.0].view(shape)?;
         let value = match &view {
             View::Host(value) => value.ptr(),
             View::Device(value) => value.ptr(),
         };
         let io = self.io.ptr().cast_mut();
-        #[expect(unsafe_code, reason = "the safe call copies borrowed memory, and refuses it as an output")]
+        #[expect(
+            unsafe_code,
+            reason = "the safe call copies borrowed memory, and refuses it as an output"
+        )]
         // SAFETY: `io` is a live binding and `value` a live tensor. ONNX Runtime counts references to the tensor, and
         // its memory is owned by `self.memory`: it is not freed while bound (`release`), and outlives `io` (field order).
         let status = unsafe {
@@ -175,8 +198,7 @@ impl Binding {
         };
         #[expect(unsafe_code, reason = "a status of the C interface is consumed by pointer")]
         // SAFETY: `status` was just returned by ONNX Runtime and is used once.
-        unsafe { ort::Error::result_from_status(status) }
-            .map_err(|e| Error::inference(self.graph, &e))
+        unsafe { ort::Error::result_from_status(status) }.map_err(|e| Error::inference(self.graph, &e))
     }
 
     /// Runs the graph on what is bound.
@@ -207,8 +229,14 @@ impl Memory {
         if length > capacity {
             return Err(Inner::Ort(format!("{length} elements do not fit into {capacity}")).into());
         }
-        let (info, shape) = (MemoryInfo::default(), Shape::new(shape.iter().map(|size| *size as i64)));
-        #[expect(unsafe_code, reason = "past and present of the cache are one memory, which no reference can say")]
+        let (info, shape) = (
+            MemoryInfo::default(),
+            Shape::new(shape.iter().map(|size| *size as i64)),
+        );
+        #[expect(
+            unsafe_code,
+            reason = "past and present of the cache are one memory, which no reference can say"
+        )]
         // SAFETY: `data` points to `capacity` elements of this type on the host, of which the shape has no more. The
         // memory belongs to the `Binding`, which frees it only after the tensor is unbound.
         let value = unsafe {
@@ -227,7 +255,9 @@ fn zeroed<T: Clone + Default>(length: usize) -> Result<Vec<T>> {
     let bytes = (length as u64).saturating_mul(size_of::<T>() as u64);
     // An absurd size is refused here. Below it, `vec!` of zeros takes pages that the system commits when written.
     let mut probe = Vec::<T>::new();
-    probe.try_reserve_exact(length).map_err(|_| Inner::OutOfMemory { bytes })?;
+    probe
+        .try_reserve_exact(length)
+        .map_err(|_| Inner::OutOfMemory { bytes })?;
     drop(probe);
     Ok(vec![T::default(); length])
 }

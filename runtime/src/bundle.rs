@@ -27,11 +27,18 @@ impl Bundle {
     /// No manifest, one of another format or family, a file that is missing or has another size, a graph that is
     /// missing or has other inputs or outputs than this version knows. The text names the file or graph.
     pub fn open(dir: &Path) -> Result<Self> {
-        let not_a_bundle = |source| Inner::Manifest { path: dir.to_owned(), source };
+        let not_a_bundle = |source| Inner::Manifest {
+            path: dir.to_owned(),
+            source,
+        };
         let manifest = Manifest::from_dir(dir).map_err(not_a_bundle)?;
         check_files(dir, &manifest)?;
         let config = ModelConfig::from_dir(dir).map_err(not_a_bundle)?;
-        let bundle = Self { dir: dir.to_owned(), manifest, config };
+        let bundle = Self {
+            dir: dir.to_owned(),
+            manifest,
+            config,
+        };
         bundle.check_family()?;
         bundle.check_graphs()?;
         Ok(bundle)
@@ -71,7 +78,12 @@ impl Bundle {
                 progress(done, total);
             })?;
             if !found.eq_ignore_ascii_case(&entry.sha256) {
-                return Err(Inner::FileHash { path, found, expected: entry.sha256.clone() }.into());
+                return Err(Inner::FileHash {
+                    path,
+                    found,
+                    expected: entry.sha256.clone(),
+                }
+                .into());
             }
         }
         Ok(())
@@ -86,7 +98,10 @@ impl Bundle {
     /// The graphs that the runtime runs.
     pub(crate) fn graphs(&self) -> Vec<&'static str> {
         let vision = self.config.vision.as_ref().map(|_| contract::VISION_ENCODER);
-        [contract::DECODER, contract::EMBED_TOKENS].into_iter().chain(vision).collect()
+        [contract::DECODER, contract::EMBED_TOKENS]
+            .into_iter()
+            .chain(vision)
+            .collect()
     }
 
     fn check_family(&self) -> Result<()> {
@@ -94,14 +109,22 @@ impl Bundle {
         if self.manifest.family == config {
             return Ok(());
         }
-        Err(Inner::Family { manifest: self.manifest.family.clone(), config: config.to_owned() }.into())
+        Err(Inner::Family {
+            manifest: self.manifest.family.clone(),
+            config: config.to_owned(),
+        }
+        .into())
     }
 
     fn check_graphs(&self) -> Result<()> {
         for graph in self.graphs() {
             let Some(entry) = self.manifest.graphs.get(graph) else {
                 let family = self.manifest.family.clone();
-                return Err(Inner::MissingGraph { graph: graph.to_owned(), family }.into());
+                return Err(Inner::MissingGraph {
+                    graph: graph.to_owned(),
+                    family,
+                }
+                .into());
             };
             compare_contracts(graph, &self.expected_contract(graph), &entry.contract)?;
         }
@@ -132,18 +155,28 @@ fn check_files(dir: &Path, manifest: &Manifest) -> Result<()> {
         let path = dir.join(name);
         let found = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Inner::MissingFile { path }.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Inner::MissingFile { path }.into());
+            }
             Err(source) => return Err(Inner::Read { path, source }.into()),
         };
         if found != entry.bytes {
-            return Err(Inner::FileSize { path, found, expected: entry.bytes }.into());
+            return Err(Inner::FileSize {
+                path,
+                found,
+                expected: entry.bytes,
+            }
+            .into());
         }
     }
     Ok(())
 }
 
 fn hash(path: &Path, mut progress: impl FnMut(u64)) -> Result<String> {
-    let unreadable = |source| Inner::Read { path: path.to_owned(), source };
+    let unreadable = |source| Inner::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut file = std::fs::File::open(path).map_err(unreadable)?;
     let mut hasher = Sha256::new();
     let mut block = vec![0; HASH_BLOCK];
@@ -155,7 +188,11 @@ fn hash(path: &Path, mut progress: impl FnMut(u64)) -> Result<String> {
         hasher.update(&block[..read]);
         progress(read as u64);
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Compares the borders of `graph` with what is expected: every tensor is there, none is too many, types are equal, and
@@ -172,7 +209,13 @@ fn compare_tensors(
     found: &[TensorContract],
 ) -> Result<()> {
     let wrong = |tensor: &str, problem: String| {
-        Err(Inner::Contract { graph: graph.to_owned(), what, tensor: tensor.to_owned(), problem }.into())
+        Err(Inner::Contract {
+            graph: graph.to_owned(),
+            what,
+            tensor: tensor.to_owned(),
+            problem,
+        }
+        .into())
     };
     for tensor in expected {
         let Some(found) = found.iter().find(|found| found.name == tensor.name) else {
@@ -185,7 +228,10 @@ fn compare_tensors(
             );
         }
         if !dims_agree(&tensor.dims, &found.dims) {
-            return wrong(&tensor.name, format!("has shape {}, not {}", dims(&found.dims), dims(&tensor.dims)));
+            return wrong(
+                &tensor.name,
+                format!("has shape {}, not {}", dims(&found.dims), dims(&tensor.dims)),
+            );
         }
     }
     let known: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
@@ -247,14 +293,20 @@ mod tests {
             family: "llama".into(),
             target: Target::Ort,
             source: String::new(),
-            graphs: graphs.map(|(name, contract)| (name.to_owned(), entry(name, contract))).into(),
+            graphs: graphs
+                .map(|(name, contract)| (name.to_owned(), entry(name, contract)))
+                .into(),
             files: [("config.json".to_owned(), FileEntry { bytes, sha256 })].into(),
             images: None,
             context_length: 64,
             parity: None,
         };
         spoil(&mut manifest);
-        std::fs::write(dir.join(Manifest::FILE), serde_json::to_string(&manifest).unwrap()).unwrap();
+        std::fs::write(
+            dir.join(Manifest::FILE),
+            serde_json::to_string(&manifest).unwrap(),
+        )
+        .unwrap();
     }
 
     fn error_after(spoil: impl FnOnce(&mut Manifest)) -> String {
@@ -271,23 +323,40 @@ mod tests {
         write(dir.path(), |_| ());
         let bundle = Bundle::open(dir.path()).unwrap();
         let mut seen = 0;
-        bundle.verify_hashes(|done, total| seen = done * 100 / total).unwrap();
+        bundle
+            .verify_hashes(|done, total| seen = done * 100 / total)
+            .unwrap();
         assert_eq!((seen, bundle.cache_type()), (100, ElementType::Float32));
     }
 
     #[test]
     fn errors_name_the_file() {
-        let missing = FileEntry { bytes: 1, sha256: String::new() };
+        let missing = FileEntry {
+            bytes: 1,
+            sha256: String::new(),
+        };
         assert!(error_after(|m| drop(m.files.insert("x.bin".into(), missing))).contains("x.bin` is missing"));
         assert!(
-            error_after(|m| m.files.values_mut().for_each(|file| file.bytes += 1)).contains("config.json` has")
+            error_after(|m| m.files.values_mut().for_each(|file| file.bytes += 1))
+                .contains("config.json` has")
         );
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), |m| m.files.values_mut().for_each(|file| file.sha256 = "0".repeat(64)));
-        let error = Bundle::open(dir.path()).unwrap().verify_hashes(|_, _| ()).unwrap_err().to_string();
+        write(dir.path(), |m| {
+            m.files.values_mut().for_each(|file| file.sha256 = "0".repeat(64))
+        });
+        let error = Bundle::open(dir.path())
+            .unwrap()
+            .verify_hashes(|_, _| ())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("config.json` has SHA-256"), "{error}");
         let empty = tempfile::tempdir().unwrap();
-        assert!(Bundle::open(empty.path()).unwrap_err().to_string().contains("lwv.json"));
+        assert!(
+            Bundle::open(empty.path())
+                .unwrap_err()
+                .to_string()
+                .contains("lwv.json")
+        );
     }
 
     #[test]
@@ -299,13 +368,19 @@ mod tests {
             contract.inputs.retain(|input| input.name != "attention_mask");
             set(m, contract);
         });
-        assert!(message.contains("`decoder_model_merged`, input `attention_mask`: is missing"), "{message}");
+        assert!(
+            message.contains("`decoder_model_merged`, input `attention_mask`: is missing"),
+            "{message}"
+        );
         let message = error_after(|m| {
             let mut contract = graph(m);
             contract.outputs[0].dims[2] = Dimension::Size(21);
             set(m, contract);
         });
-        assert!(message.contains("has shape [batch_size, 1, 21], not [batch_size, 1, 20]"), "{message}");
+        assert!(
+            message.contains("has shape [batch_size, 1, 21], not [batch_size, 1, 20]"),
+            "{message}"
+        );
         assert!(error_after(|m| drop(m.graphs.remove("embed_tokens"))).contains("no graph `embed_tokens`"));
         assert!(error_after(|m| m.family = "qwen2".into()).contains("family `qwen2`"));
         assert!(error_after(|m| m.format_version = 9).contains("format_version"));

@@ -59,7 +59,8 @@ impl CancelToken {
 
     /// The opposite of [`watch`](Self::watch).
     pub(crate) fn forget(&self, run: &Arc<dyn Interrupt>) {
-        self.runs().retain(|known| !Weak::ptr_eq(known, &Arc::downgrade(run)));
+        self.runs()
+            .retain(|known| !Weak::ptr_eq(known, &Arc::downgrade(run)));
     }
 
     fn runs(&self) -> std::sync::MutexGuard<'_, Vec<Weak<dyn Interrupt>>> {
@@ -89,7 +90,11 @@ mod tests {
 
     #[test]
     fn watched_runs_are_interrupted_once_and_forgotten_ones_are_not() {
-        let (token, kept, dropped) = (CancelToken::new(), Arc::new(Count::default()), Arc::new(Count::default()));
+        let (token, kept, dropped) = (
+            CancelToken::new(),
+            Arc::new(Count::default()),
+            Arc::new(Count::default()),
+        );
         let as_run = |count: &Arc<Count>| -> Arc<dyn Interrupt> { Arc::clone(count) as Arc<dyn Interrupt> };
         let (kept_run, dropped_run) = (as_run(&kept), as_run(&dropped));
         token.watch(&kept_run);
@@ -97,7 +102,10 @@ mod tests {
         token.watch(&dropped_run);
         token.forget(&dropped_run);
         token.cancel();
-        assert_eq!((kept.0.load(Ordering::SeqCst), dropped.0.load(Ordering::SeqCst)), (1, 0));
+        assert_eq!(
+            (kept.0.load(Ordering::SeqCst), dropped.0.load(Ordering::SeqCst)),
+            (1, 0)
+        );
     }
 
     #[test]

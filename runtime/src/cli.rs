@@ -178,18 +178,27 @@ impl Arguments {
     fn prompt_source(&self) -> anyhow::Result<PromptSource> {
         use anyhow::Context;
         let read = |path: &PathBuf| {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the prompt `{}`", path.display()))
+            std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the prompt `{}`", path.display()))
         };
         if let Some(path) = &self.prompt_ids {
-            let ids = serde_json::from_str(&read(path)?)
-                .with_context(|| format!("`{}` is no JSON list of token ids, such as [1, 2, 3]", path.display()))?;
+            let ids = serde_json::from_str(&read(path)?).with_context(|| {
+                format!(
+                    "`{}` is no JSON list of token ids, such as [1, 2, 3]",
+                    path.display()
+                )
+            })?;
             return Ok(PromptSource::Ids(ids));
         }
         let text = match (&self.prompt, &self.prompt_file) {
             (None, Some(path)) => read(path)?.trim_end().to_owned(),
             (text, _) => text.clone().unwrap_or_default(),
         };
-        Ok(if self.raw_prompt { PromptSource::Raw(text) } else { PromptSource::Request(text) })
+        Ok(if self.raw_prompt {
+            PromptSource::Raw(text)
+        } else {
+            PromptSource::Request(text)
+        })
     }
 
     fn sampler(&self) -> SamplerSettings {
@@ -228,7 +237,14 @@ mod tests {
     #[test]
     fn defaults_are_filled_in() {
         let recipe = parse(&["--prompt", "x"]).unwrap().resolve().unwrap();
-        assert_eq!((recipe.sampler.temperature, recipe.sampler.top_p, recipe.sampler.greedy), (0.6, 0.95, false));
+        assert_eq!(
+            (
+                recipe.sampler.temperature,
+                recipe.sampler.top_p,
+                recipe.sampler.greedy
+            ),
+            (0.6, 0.95, false)
+        );
         assert!(matches!(recipe.prompt, PromptSource::Request(text) if text == "x"));
         assert_eq!(recipe.kv_budget_mib, 4096);
     }

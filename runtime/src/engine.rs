@@ -6,6 +6,7 @@ use lwv_processor::{PositionBuilder, Processor};
 
 use crate::bundle::Bundle;
 use crate::cancel::CancelToken;
+use crate::decoder::Decoder;
 use crate::error::{Error, Inner, Result};
 use crate::graph::{Graph, GraphSettings, default_threads};
 use crate::kv_cache::KvLayout;
@@ -121,14 +122,26 @@ impl EngineBuilder {
         }
         let processor = Processor::from_dir(bundle.dir())?;
         let environment = library::load(self.library.as_deref())?;
-        let settings = GraphSettings { environment, device: self.device, threads };
+        let settings = GraphSettings {
+            environment,
+            device: self.device,
+            threads,
+        };
         let graphs = Arc::new(self.load_graphs(&bundle, settings)?);
         let limits = Limits {
             kv_budget: self.kv_budget,
             prefill_chunk: self.prefill_chunk,
             context: bundle.manifest().context_length,
         };
-        Ok(Engine { inner: Arc::new(Loaded { bundle, processor, graphs, limits, threads }) })
+        Ok(Engine {
+            inner: Arc::new(Loaded {
+                bundle,
+                processor,
+                graphs,
+                limits,
+                threads,
+            }),
+        })
     }
 
     fn check_settings(&self, threads: usize, bundle: &Bundle) -> Result<()> {
@@ -160,7 +173,11 @@ impl EngineBuilder {
             if this.cancel.is_cancelled() {
                 return Err(Inner::Cancelled.into());
             }
-            (this.progress)(LoadProgress::Loading { graph: str::to_owned(graph), index, count });
+            (this.progress)(LoadProgress::Loading {
+                graph: str::to_owned(graph),
+                index,
+                count,
+            });
             index += 1;
             Graph::load(bundle, graph, settings)
         };
@@ -250,10 +267,15 @@ impl Engine {
     /// # Errors
     /// ONNX Runtime cannot bind the graphs' inputs.
     pub fn session(&self) -> Result<Session> {
-        let Loaded { bundle, processor, graphs, limits, .. } = &*self.inner;
-        let decoder = OrtDecoder::new(Arc::clone(graphs), bundle, *limits)?;
+        let Loaded {
+            bundle, processor, ..
+        } = &*self.inner;
+        let decoder = self.decoder()?;
         let config = bundle.config();
-        let merge = config.vision.as_ref().map_or(1, |vision| vision.spatial_merge_size);
+        let merge = config
+            .vision
+            .as_ref()
+            .map_or(1, |vision| vision.spatial_merge_size);
         let positions = match config.image_token_id {
             Some(image_token) if config.position_axes() > 1 => PositionBuilder::new(image_token, merge),
             _ => PositionBuilder::text_only(),
@@ -266,7 +288,21 @@ impl Engine {
             spatial_merge_size: merge,
             provider: self.provider().to_owned(),
         };
-        Ok(Session::new(Box::new(decoder), context))
+        Ok(Session::new(decoder, context))
+    }
+
+    /// The bare model of a new, empty text, for who wants scores rather than a text.
+    ///
+    /// # Errors
+    /// ONNX Runtime cannot bind the graphs' inputs.
+    pub fn decoder(&self) -> Result<Box<dyn Decoder>> {
+        let Loaded {
+            bundle,
+            graphs,
+            limits,
+            ..
+        } = &*self.inner;
+        Ok(Box::new(OrtDecoder::new(Arc::clone(graphs), bundle, *limits)?))
     }
 
     /// Makes prompts for the bundle's model.
@@ -304,7 +340,11 @@ impl Engine {
         let Loaded { bundle, limits, .. } = &*self.inner;
         let text = &bundle.config().text;
         let onnx = |(_, file): &(&String, &lwv_model::FileEntry)| file.bytes;
-        let weights = bundle.manifest().files.iter().filter(|(name, _)| name.starts_with("onnx/"));
+        let weights = bundle
+            .manifest()
+            .files
+            .iter()
+            .filter(|(name, _)| name.starts_with("onnx/"));
         let floats = 2 * limits.prefill_chunk * text.hidden_size + text.vocab_size;
         MemoryEstimate {
             weights: weights.map(|file| onnx(&file)).sum(),

@@ -58,17 +58,32 @@ pub(crate) enum Inner {
     #[error("`{}` is missing, but `lwv.json` lists it; copy the bundle again or export it again", path.display())]
     MissingFile { path: PathBuf },
     #[error("`{}` has {found} bytes, but `lwv.json` says {expected}; copy the bundle again", path.display())]
-    FileSize { path: PathBuf, found: u64, expected: u64 },
+    FileSize {
+        path: PathBuf,
+        found: u64,
+        expected: u64,
+    },
     #[error("`{}` has SHA-256 `{found}`, but `lwv.json` says `{expected}`; copy the bundle again", path.display())]
-    FileHash { path: PathBuf, found: String, expected: String },
+    FileHash {
+        path: PathBuf,
+        found: String,
+        expected: String,
+    },
     #[error("cannot read `{}`: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("`lwv.json` has no graph `{graph}`, which `{family}` needs; export the checkpoint again")]
     MissingGraph { graph: String, family: String },
-    #[error("`lwv.json` is for family `{manifest}`, but `config.json` is `{config}`; export the checkpoint again")]
+    #[error(
+        "`lwv.json` is for family `{manifest}`, but `config.json` is `{config}`; export the checkpoint again"
+    )]
     Family { manifest: String, config: String },
     #[error("graph `{graph}`, {what} `{tensor}`: {problem}; export the checkpoint again with this version")]
-    Contract { graph: String, what: &'static str, tensor: String, problem: String },
+    Contract {
+        graph: String,
+        what: &'static str,
+        tensor: String,
+        problem: String,
+    },
 
     #[error("device `{device}`: {reason}")]
     Provider { device: String, reason: String },
@@ -85,7 +100,9 @@ pub(crate) enum Inner {
 
     #[error(transparent)]
     Processor(#[from] lwv_processor::Error),
-    #[error("the prompt has {tokens} tokens, but the context holds {context}; shorten it or use fewer images")]
+    #[error(
+        "the prompt has {tokens} tokens, but the context holds {context}; shorten it or use fewer images"
+    )]
     PromptTooLong { tokens: usize, context: usize },
     #[error("the prompt has no tokens")]
     EmptyPrompt,
@@ -95,7 +112,11 @@ pub(crate) enum Inner {
     NoVision { images: usize },
 
     #[error("`{setting}` is `{value}`: {reason}")]
-    Setting { setting: &'static str, value: String, reason: &'static str },
+    Setting {
+        setting: &'static str,
+        value: String,
+        reason: &'static str,
+    },
 
     #[error("graph `{graph}`: {message}")]
     Inference { graph: String, message: String },
@@ -104,7 +125,11 @@ pub(crate) enum Inner {
     #[error("the score of token {id} is not a number; the graph or its weights are damaged")]
     NotANumber { id: usize },
     #[error("cannot go back to {asked} of {have} tokens: {reason}")]
-    Rewind { asked: usize, have: usize, reason: &'static str },
+    Rewind {
+        asked: usize,
+        have: usize,
+        reason: &'static str,
+    },
     #[error("cancelled")]
     Cancelled,
 }
@@ -138,18 +163,29 @@ impl Error {
     }
 
     pub(crate) fn setting(setting: &'static str, value: impl ToString, reason: &'static str) -> Self {
-        Inner::Setting { setting, value: value.to_string(), reason }.into()
+        Inner::Setting {
+            setting,
+            value: value.to_string(),
+            reason,
+        }
+        .into()
     }
 
     /// An error of a run of `graph`.
     pub(crate) fn inference(graph: &str, error: &ort::Error) -> Self {
-        Inner::Inference { graph: graph.to_owned(), message: error.message().to_owned() }.into()
+        Inner::Inference {
+            graph: graph.to_owned(),
+            message: error.message().to_owned(),
+        }
+        .into()
     }
 }
 
 impl From<Inner> for Error {
     fn from(inner: Inner) -> Self {
-        Self { inner: Box::new(inner) }
+        Self {
+            inner: Box::new(inner),
+        }
     }
 }
 
@@ -172,7 +208,11 @@ impl fmt::Debug for Error {
 }
 
 fn list(places: &[String]) -> String {
-    places.iter().map(|place| format!("  {place}")).collect::<Vec<_>>().join("\n")
+    places
+        .iter()
+        .map(|place| format!("  {place}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Bytes in MiB, rounded up.
@@ -186,15 +226,28 @@ mod tests {
 
     #[test]
     fn a_budget_error_says_both_sizes() {
-        let error = Error::from(Inner::Budget { tokens: 10, needs: (3 << 20) + 1, budget: 2 << 20 });
+        let error = Error::from(Inner::Budget {
+            tokens: 10,
+            needs: (3 << 20) + 1,
+            budget: 2 << 20,
+        });
         assert_eq!(error.kind(), ErrorKind::Memory);
-        assert!(error.to_string().contains("needs 4 MiB, but its budget is 2 MiB"), "{error}");
+        assert!(
+            error.to_string().contains("needs 4 MiB, but its budget is 2 MiB"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_missing_library_lists_every_place() {
         let places = vec!["/a (LWV_ONNXRUNTIME)".to_owned(), "/b".to_owned()];
-        let error = Error::from(Inner::LibraryNotFound { name: "libonnxruntime.so".into(), places });
-        assert!(error.to_string().contains("  /a (LWV_ONNXRUNTIME)\n  /b\n"), "{error}");
+        let error = Error::from(Inner::LibraryNotFound {
+            name: "libonnxruntime.so".into(),
+            places,
+        });
+        assert!(
+            error.to_string().contains("  /a (LWV_ONNXRUNTIME)\n  /b\n"),
+            "{error}"
+        );
     }
 }

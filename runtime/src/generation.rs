@@ -185,9 +185,18 @@ impl<'s> Generation<'s> {
         for event in self.by_ref() {
             match event? {
                 Event::Token { text: piece, .. } => text.push_str(&piece),
-                Event::Finished { reason, text: rest, stats } => {
+                Event::Finished {
+                    reason,
+                    text: rest,
+                    stats,
+                } => {
                     text.push_str(&rest);
-                    return Ok(Output { text, token_ids: self.generated().to_vec(), reason, stats });
+                    return Ok(Output {
+                        text,
+                        token_ids: self.generated().to_vec(),
+                        reason,
+                        stats,
+                    });
                 }
                 _ => {}
             }
@@ -336,7 +345,11 @@ impl<'s> Generation<'s> {
         let mut text = String::new();
         if reason != FinishReason::StopString {
             // The start of a character that never came to its end is no text where the writing was cut off.
-            let rest = if reason == FinishReason::Eos { self.stream.finish() } else { None };
+            let rest = if reason == FinishReason::Eos {
+                self.stream.finish()
+            } else {
+                None
+            };
             let (certain, stopped) = self.stop.push(&rest.unwrap_or_default());
             text = certain;
             if !stopped {
@@ -383,5 +396,209 @@ impl Clock {
             decode: Duration::ZERO,
             first_token: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{END, ScriptedDecoder, text_prompt, tokens_of};
+
+    fn greedy() -> GenerationSettings {
+        GenerationSettings {
+            sampler: SamplerSettings::greedy(),
+            ..GenerationSettings::default()
+        }
+    }
+
+    /// All events of a text that a script writes after the prompt `>>`.
+    fn events(text: &str, settings: GenerationSettings) -> Vec<Event> {
+        let mut session = ScriptedDecoder::writing(2, text).session();
+        session.extend(text_prompt(">>")).unwrap();
+        let generation = session.generate(settings).unwrap();
+        generation.map(|event| event.unwrap()).collect()
+    }
+
+    /// The text, and the reasons that were given.
+    fn outcome(events: &[Event]) -> (String, Vec<FinishReason>) {
+        let mut text = String::new();
+        let mut reasons = Vec::new();
+        for event in events {
+            match event {
+                Event::Token { text: piece, .. } => text.push_str(piece),
+                Event::Finished {
+                    reason, text: rest, ..
+                } => {
+                    text.push_str(rest);
+                    reasons.push(*reason);
+                }
+                _ => {}
+            }
+        }
+        (text, reasons)
+    }
+
+    #[test]
+    fn text_comes_in_whole_characters_and_ends_once() {
+        let text = "naïve 河 👩‍🚀!";
+        let events = events(text, greedy());
+        assert_eq!(outcome(&events), (text.to_owned(), vec![FinishReason::Eos]));
+        assert!(matches!(events[0], Event::Prefill { done: 2, total: 2 }));
+        assert!(matches!(events.last(), Some(Event::Finished { .. })));
+        let ids: Vec<u32> = events
+            .iter()
+            .filter_map(|e| {
+                if let Event::Token { id, .. } = e {
+                    Some(*id)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(ids, [tokens_of(text), vec![END]].concat());
+    }
+
+    #[test]
+    fn a_character_that_is_cut_off_is_no_text() {
+        let settings = GenerationSettings {
+            max_new_tokens: 2,
+            ..greedy()
+        };
+        assert_eq!(
+            outcome(&events("a河", settings)),
+            ("a".to_owned(), vec![FinishReason::MaxTokens])
+        );
+    }
+
+    #[test]
+    fn stop_strings_end_the_text_before_them() {
+        let stop = |stop: &[&str]| GenerationSettings {
+            stop: stop.iter().map(|s| (*s).to_owned()).collect(),
+            ..greedy()
+        };
+        assert_eq!(
+            outcome(&events("one. two. three", stop(&["three", ". t"]))),
+            ("one".to_owned(), vec![FinishReason::StopString])
+        );
+        assert_eq!(
+            outcome(&events("ends with th", stop(&["three"]))),
+            ("ends with th".to_owned(), vec![FinishReason::Eos])
+        );
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        let settings = GenerationSettings {
+            max_new_tokens: 3,
+            ..greedy()
+        };
+        assert_eq!(
+            outcome(&events("abcdef", settings)),
+            ("abc".to_owned(), vec![FinishReason::MaxTokens])
+        );
+        let settings = GenerationSettings {
+            max_new_tokens: 0,
+            ..greedy()
+        };
+        assert_eq!(
+            outcome(&events("abcdef", settings)),
+            (String::new(), vec![FinishReason::MaxTokens])
+        );
+        let mut session = ScriptedDecoder::writing(2, "abcdef").with_context(5).session();
+        session.extend(text_prompt(">>")).unwrap();
+        let output = session.generate(greedy()).unwrap().complete().unwrap();
+        assert_eq!(
+            (output.text.as_str(), output.reason),
+            ("abc", FinishReason::ContextFull)
+        );
+    }
+
+    #[test]
+    fn the_end_can_be_put_off() {
+        // The second best token is a hyphen.
+        let settings = GenerationSettings {
+            min_new_tokens: 4,
+            ..greedy()
+        };
+        assert_eq!(outcome(&events("ab", settings)).0, "ab--");
+        let settings = GenerationSettings {
+            ignore_eos: true,
+            max_new_tokens: 6,
+            ..greedy()
+        };
+        assert_eq!(
+            outcome(&events("ab", settings)),
+            ("ab----".to_owned(), vec![FinishReason::MaxTokens])
+        );
+        let settings = GenerationSettings {
+            min_words: 2,
+            max_new_tokens: 6,
+            ..greedy()
+        };
+        assert_eq!(outcome(&events("a b", settings)).0, "a b");
+    }
+
+    #[test]
+    fn cancelling_keeps_the_text_and_the_session() {
+        let mut session = ScriptedDecoder::writing(2, "abcdef").session();
+        session.extend(text_prompt(">>")).unwrap();
+        let settings = greedy();
+        let cancel = settings.cancel.clone();
+        let mut generation = session.generate(settings).unwrap();
+        let before: Vec<Event> = generation.by_ref().take(3).map(|event| event.unwrap()).collect();
+        cancel.cancel();
+        let after: Vec<Event> = generation.map(|event| event.unwrap()).collect();
+        assert_eq!(
+            outcome(&[before, after].concat()),
+            ("ab".to_owned(), vec![FinishReason::Cancelled])
+        );
+        let rest = session.generate(greedy()).unwrap().complete().unwrap();
+        assert_eq!((rest.text.as_str(), rest.reason), ("cdef", FinishReason::Eos));
+    }
+
+    #[test]
+    fn a_prefill_that_was_cancelled_goes_on_where_it_stopped() {
+        let prompt = "a prompt of more than one chunk";
+        let mut session = ScriptedDecoder::writing(prompt.len(), "x").session();
+        session.extend(text_prompt(prompt)).unwrap();
+        let settings = greedy();
+        let cancel = settings.cancel.clone();
+        let mut generation = session.generate(settings).unwrap();
+        assert!(matches!(
+            generation.next(),
+            Some(Ok(Event::Prefill { done: 8, .. }))
+        ));
+        cancel.cancel();
+        assert!(matches!(
+            generation.next(),
+            Some(Ok(Event::Finished {
+                reason: FinishReason::Cancelled,
+                ..
+            }))
+        ));
+        assert!(generation.next().is_none());
+        drop(generation);
+        let output = session.generate(greedy()).unwrap().complete().unwrap();
+        assert_eq!(
+            (output.text.as_str(), output.stats.prefilled_tokens),
+            ("x", prompt.len() - 8)
+        );
+    }
+
+    #[test]
+    fn statistics_count() {
+        let mut session = ScriptedDecoder::writing(2, "abc").session();
+        session.extend(text_prompt(">>")).unwrap();
+        let stats = session.generate(greedy()).unwrap().complete().unwrap().stats;
+        assert_eq!(
+            (
+                stats.prompt_tokens,
+                stats.prefilled_tokens,
+                stats.generated_tokens
+            ),
+            (2, 2, 4)
+        );
+        assert!(stats.decode_tokens_per_second > 0.0 && stats.time_to_first_token > 0.0);
+        assert_eq!(stats.provider, "Scripted");
     }
 }

@@ -30,12 +30,20 @@ pub(crate) struct Graph {
 impl Graph {
     /// Loads `name` of `bundle`. ONNX Runtime maps the external weights into memory.
     pub(crate) fn load(bundle: &Bundle, name: &'static str, settings: &GraphSettings) -> Result<Self> {
-        let session = open(&bundle.graph_path(name), settings)
-            .map_err(|e| if e.kind() == crate::ErrorKind::Inference { named(name, &e) } else { e })?;
+        let session = open(&bundle.graph_path(name), settings).map_err(|e| {
+            if e.kind() == crate::ErrorKind::Inference {
+                named(name, &e)
+            } else {
+                e
+            }
+        })?;
         if let Some(entry) = bundle.manifest().graphs.get(name) {
             compare_contracts(name, &entry.contract, &borders(&session))?;
         }
-        Ok(Self { name, session: Mutex::new(session) })
+        Ok(Self {
+            name,
+            session: Mutex::new(session),
+        })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -59,18 +67,27 @@ fn open(path: &Path, settings: &GraphSettings) -> Result<Session> {
 }
 
 fn named(name: &str, error: &Error) -> Error {
-    Inner::Inference { graph: name.to_owned(), message: error.to_string() }.into()
+    Inner::Inference {
+        graph: name.to_owned(),
+        message: error.to_string(),
+    }
+    .into()
 }
 
 /// The inputs and outputs that a loaded graph has. Tensors of types that no contract knows are left out, so that they
 /// count as missing.
 fn borders(session: &Session) -> GraphContract {
     let tensors = |outlets: &[Outlet]| outlets.iter().filter_map(tensor).collect();
-    GraphContract { inputs: tensors(session.inputs()), outputs: tensors(session.outputs()) }
+    GraphContract {
+        inputs: tensors(session.inputs()),
+        outputs: tensors(session.outputs()),
+    }
 }
 
 fn tensor(outlet: &Outlet) -> Option<TensorContract> {
-    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return None;
+    };
     let element_type = match ty {
         TensorElementType::Float32 => ElementType::Float32,
         TensorElementType::Float16 => ElementType::Float16,
@@ -79,7 +96,11 @@ fn tensor(outlet: &Outlet) -> Option<TensorContract> {
         _ => return None,
     };
     let dim = |size: &i64| usize::try_from(*size).map_or(Dimension::Symbol("?".to_owned()), Dimension::Size);
-    Some(TensorContract { name: outlet.name().to_owned(), element_type, dims: shape.iter().map(dim).collect() })
+    Some(TensorContract {
+        name: outlet.name().to_owned(),
+        element_type,
+        dims: shape.iter().map(dim).collect(),
+    })
 }
 
 /// What stops the runs of one decoder.
@@ -89,7 +110,9 @@ pub(crate) struct RunControl {
 
 impl RunControl {
     pub(crate) fn new() -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { options: RunOptions::new()? }))
+        Ok(Arc::new(Self {
+            options: RunOptions::new()?,
+        }))
     }
 
     /// Lets runs go on after an interruption.

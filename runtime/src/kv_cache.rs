@@ -19,7 +19,11 @@ impl KvLayout {
             layers: text.num_hidden_layers,
             heads: text.num_key_value_heads,
             head_dim: text.head_dim,
-            elements: if cache_type == ElementType::Float16 { Elements::Half } else { Elements::Float },
+            elements: if cache_type == ElementType::Float16 {
+                Elements::Half
+            } else {
+                Elements::Float
+            },
         }
     }
 
@@ -62,7 +66,14 @@ struct Tensor {
 impl KvCache {
     /// An empty cache. `context` is the most tokens it may ever hold; with `device` it lives there.
     pub(crate) fn new(layout: KvLayout, budget: u64, context: usize, device: Option<Allocator>) -> Self {
-        Self { layout, budget, context, capacity: 0, tensors: Vec::new(), device }
+        Self {
+            layout,
+            budget,
+            context,
+            capacity: 0,
+            tensors: Vec::new(),
+            device,
+        }
     }
 
     /// Bytes allocated.
@@ -83,7 +94,12 @@ impl KvCache {
         }
         let needs = self.layout.bytes(tokens);
         if needs > self.budget {
-            return Err(Inner::Budget { tokens, needs, budget: self.budget }.into());
+            return Err(Inner::Budget {
+                tokens,
+                needs,
+                budget: self.budget,
+            }
+            .into());
         }
         let most = self.layout.tokens(self.budget).min(self.context).max(tokens);
         let grown = match (&self.device, self.capacity) {
@@ -92,7 +108,11 @@ impl KvCache {
             (None, 0) => tokens,
             (None, old) => tokens.max(old + old / 4).min(most),
         };
-        if self.tensors.is_empty() { self.create(binding, grown) } else { self.grow(binding, grown, filled) }
+        if self.tensors.is_empty() {
+            self.create(binding, grown)
+        } else {
+            self.grow(binding, grown, filled)
+        }
     }
 
     fn create(&mut self, binding: &mut Binding, capacity: usize) -> Result<()> {
@@ -120,7 +140,11 @@ impl KvCache {
         for index in 0..self.tensors.len() {
             let slot = self.allocate(binding, capacity)?;
             let rows = (0..heads).map(|head| (head * old_head, head * new_head, filled * width));
-            let Tensor { slot: old, past, present } = self.tensors[index];
+            let Tensor {
+                slot: old,
+                past,
+                present,
+            } = self.tensors[index];
             binding.copy(old, slot, rows);
             binding.move_to(past, slot, &self.layout.shape(capacity))?;
             binding.move_to(present, slot, &self.layout.shape(capacity))?;
@@ -145,7 +169,12 @@ mod tests {
     use super::*;
 
     fn layout(elements: Elements) -> KvLayout {
-        KvLayout { layers: 30, heads: 3, head_dim: 64, elements }
+        KvLayout {
+            layers: 30,
+            heads: 3,
+            head_dim: 64,
+            elements,
+        }
     }
 
     #[test]

@@ -38,7 +38,9 @@ mod writer;
 pub use bundle::Bundle;
 pub use cancel::{CancelToken, Interrupt};
 pub use decoder::Decoder;
-pub use engine::{DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress, MemoryEstimate};
+pub use engine::{
+    DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress, MemoryEstimate,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use generation::{Event, FinishReason, Generation, GenerationSettings, Output};
 pub use library::{LIBRARY_VARIABLE, find_library};

@@ -30,7 +30,11 @@ pub fn find_library(explicit: Option<&Path>) -> Result<PathBuf> {
         .or_else(|| variable(LIBRARY_VARIABLE))
         .or_else(|| variable(BINDING_VARIABLE));
     if let Some((path, by)) = named {
-        let found = if path.is_dir() { in_folder(&path) } else { path.exists().then(|| path.clone()) };
+        let found = if path.is_dir() {
+            in_folder(&path)
+        } else {
+            path.exists().then(|| path.clone())
+        };
         return found.ok_or_else(|| not_found(vec![format!("{} ({by})", path.display())]));
     }
     let folders: Vec<PathBuf> = beside_executable().into_iter().chain(system_folders()).collect();
@@ -38,7 +42,9 @@ pub fn find_library(explicit: Option<&Path>) -> Result<PathBuf> {
         Some(path) => Ok(path),
         None => {
             let unset = [LIBRARY_VARIABLE, BINDING_VARIABLE].map(|name| format!("{name} (not set)"));
-            let looked = folders.iter().map(|folder| folder.join(file_name()).display().to_string());
+            let looked = folders
+                .iter()
+                .map(|folder| folder.join(file_name()).display().to_string());
             Err(not_found(unset.into_iter().chain(looked).collect()))
         }
     }
@@ -46,13 +52,21 @@ pub fn find_library(explicit: Option<&Path>) -> Result<PathBuf> {
 
 /// Loads the library, once in a process: later calls get the library of the first, whatever they name.
 pub(crate) fn load(explicit: Option<&Path>) -> Result<Environment> {
-    let mut environment = ENVIRONMENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut environment = ENVIRONMENT
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(environment) = &*environment {
         return Ok(environment.clone());
     }
     let path = find_library(explicit)?;
-    let path = path.canonicalize().map_err(|source| Inner::Read { path: path.clone(), source })?;
-    let unusable = |message: String| Inner::LibraryUnusable { path: path.clone(), message };
+    let path = path.canonicalize().map_err(|source| Inner::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let unusable = |message: String| Inner::LibraryUnusable {
+        path: path.clone(),
+        message,
+    };
     let builder = ort::init_from(&path).map_err(|e| unusable(describe(&e)))?;
     let built = builder
         .with_name("lwv")
@@ -68,29 +82,44 @@ fn describe(error: &ort::LoadDynamicError) -> String {
     use ort::LoadDynamicError::{BadVersion, Dlopen, InvalidVersionString, MissingApi};
     match error {
         Dlopen { error, .. } => {
-            format!("{error}; is it for another system or processor, or is a library that it needs missing?")
+            // The cause has the system's words.
+            let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
+            format!("{cause}; is it for another system or processor, or is a library that it needs missing?")
         }
         MissingApi { .. } => "it is another library: it does not export `OrtGetApiBase`".to_owned(),
         InvalidVersionString => "its version is not readable".to_owned(),
         BadVersion { version_str, .. } => {
-            format!("it is version {version_str}, but 1.{} or later is needed", ort::MINOR_VERSION)
+            format!(
+                "it is version {version_str}, but 1.{} or later is needed",
+                ort::MINOR_VERSION
+            )
         }
     }
 }
 
 fn not_found(places: Vec<String>) -> crate::Error {
-    Inner::LibraryNotFound { name: file_name(), places }.into()
+    Inner::LibraryNotFound {
+        name: file_name(),
+        places,
+    }
+    .into()
 }
 
 /// The library's name, such as `libonnxruntime.so`.
 fn file_name() -> String {
-    format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
+    format!(
+        "{}onnxruntime{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    )
 }
 
 fn beside_executable() -> Vec<PathBuf> {
     let executable = std::env::current_exe().ok();
     let folder = executable.as_deref().and_then(Path::parent);
-    folder.map(|folder| vec![folder.to_owned(), folder.join("../lib")]).unwrap_or_default()
+    folder
+        .map(|folder| vec![folder.to_owned(), folder.join("../lib")])
+        .unwrap_or_default()
 }
 
 #[cfg(unix)]
@@ -99,7 +128,16 @@ fn system_folders() -> Vec<PathBuf> {
     let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     std::env::split_paths(&listed)
         .filter(|folder| !folder.as_os_str().is_empty())
-        .chain(["/usr/local/lib", "/usr/lib64", "/usr/lib", &multiarch, "/opt/onnxruntime/lib"].map(PathBuf::from))
+        .chain(
+            [
+                "/usr/local/lib",
+                "/usr/lib64",
+                "/usr/lib",
+                &multiarch,
+                "/opt/onnxruntime/lib",
+            ]
+            .map(PathBuf::from),
+        )
         .collect()
 }
 
@@ -119,7 +157,10 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&versioned)))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&versioned))
+        })
         .collect();
     found.sort();
     found.pop()
@@ -134,7 +175,12 @@ mod tests {
     fn a_named_library_that_is_not_there_is_an_error() {
         let error = find_library(Some(Path::new("/nonexistent/libonnxruntime.so"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Library);
-        assert!(error.to_string().contains("/nonexistent/libonnxruntime.so (given)"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("/nonexistent/libonnxruntime.so (given)"),
+            "{error}"
+        );
         assert!(error.to_string().contains("PyPI"), "{error}");
     }
 
@@ -154,7 +200,10 @@ mod tests {
         if ENVIRONMENT.lock().unwrap().is_none() {
             let error = load(Some(file.path())).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Library);
-            assert!(error.to_string().contains(&file.path().display().to_string()), "{error}");
+            assert!(
+                error.to_string().contains(&file.path().display().to_string()),
+                "{error}"
+            );
         }
     }
 }

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use lwv_processor::{Message, Prompt, RgbImage, open_image};
 use lwv_runtime::{
-    CancelToken, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, Task, Writer, WriterEvent,
-    WriterSettings,
+    CancelToken, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, Task, Writer,
+    WriterEvent, WriterSettings,
 };
 use serde::Serialize;
 
@@ -35,11 +35,29 @@ fn main() -> ExitCode {
         Ok(FinishReason::Cancelled) => ExitCode::from(INTERRUPTED),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            let cancelled = error.downcast_ref::<lwv_runtime::Error>().map(lwv_runtime::Error::kind);
-            say(&format!("error: {error:#}"));
-            ExitCode::from(if cancelled == Some(ErrorKind::Cancelled) { INTERRUPTED } else { 1 })
+            let cancelled = error
+                .downcast_ref::<lwv_runtime::Error>()
+                .map(lwv_runtime::Error::kind);
+            say(&format!("error: {}", with_causes(&error)));
+            ExitCode::from(if cancelled == Some(ErrorKind::Cancelled) {
+                INTERRUPTED
+            } else {
+                1
+            })
         }
     }
+}
+
+/// The message and the causes that it does not tell itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.as_str() {
+            "" => cause,
+            told if told.contains(&cause) => told.to_owned(),
+            told => format!("{told}: {cause}"),
+        }
+    })
 }
 
 /// The first Ctrl-C ends the writing and keeps the text, the second ends the process.
@@ -56,7 +74,11 @@ fn catch_interrupts(cancel: &CancelToken) -> Result<()> {
 
 fn run(recipe: &Recipe, cancel: &CancelToken) -> Result<FinishReason> {
     let mut desk = Desk::new(recipe)?;
-    let images = recipe.images.iter().map(|path| Ok(open_image(path)?)).collect::<Result<Vec<_>>>()?;
+    let images = recipe
+        .images
+        .iter()
+        .map(|path| Ok(open_image(path)?))
+        .collect::<Result<Vec<_>>>()?;
     let engine = load(recipe, cancel, &desk.progress)?;
     let result = match (&recipe.prompt, recipe.words) {
         (PromptSource::Request(request), Some(words)) => {
@@ -93,7 +115,11 @@ fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<En
     }
     let engine = builder.build()?;
     if recipe.device == lwv_runtime::Device::Auto && std::io::stderr().is_terminal() {
-        say(&format!("computing on {} with {} threads", engine.provider(), engine.threads()));
+        say(&format!(
+            "computing on {} with {} threads",
+            engine.provider(),
+            engine.threads()
+        ));
     }
     Ok(engine)
 }
@@ -108,7 +134,11 @@ fn write_words(
     images: Vec<RgbImage>,
     words: usize,
 ) -> Result<Report> {
-    let task = Task { instruction: request.to_owned(), images, system: recipe.system.clone() };
+    let task = Task {
+        instruction: request.to_owned(),
+        images,
+        system: recipe.system.clone(),
+    };
     let settings = WriterSettings {
         sampler: recipe.sampler.clone(),
         max_section_tokens: recipe.max_new_tokens.unwrap_or(usize::MAX),
@@ -122,8 +152,15 @@ fn write_words(
     }
     let plan = writer.plan(words, recipe.sections, |event| desk.writer(&event))?;
     let manuscript = writer.write(plan, |event| desk.writer(&event))?;
-    let reason = manuscript.sections.last().map_or(FinishReason::Cancelled, |section| section.reason);
-    let token_ids = manuscript.sections.into_iter().flat_map(|section| section.token_ids).collect();
+    let reason = manuscript
+        .sections
+        .last()
+        .map_or(FinishReason::Cancelled, |section| section.reason);
+    let token_ids = manuscript
+        .sections
+        .into_iter()
+        .flat_map(|section| section.token_ids)
+        .collect();
     Ok(desk.report(token_ids, reason))
 }
 
@@ -162,7 +199,10 @@ fn write_plain(
 fn prompt(recipe: &Recipe, engine: &Engine, images: &[RgbImage]) -> Result<Prompt> {
     let processor = engine.processor();
     Ok(match &recipe.prompt {
-        PromptSource::Ids(ids) => Prompt { input_ids: ids.clone(), images: Vec::new() },
+        PromptSource::Ids(ids) => Prompt {
+            input_ids: ids.clone(),
+            images: Vec::new(),
+        },
         PromptSource::Raw(text) => processor.raw_prompt(text, images)?,
         PromptSource::Request(text) => {
             let system = recipe.system.iter().map(|text| Message::text("system", text));
@@ -255,7 +295,13 @@ impl Desk {
     }
 
     fn report(&mut self, token_ids: Vec<u32>, finish_reason: FinishReason) -> Report {
-        let per_second = |count: usize, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let per_second = |count: usize, seconds: f64| {
+            if seconds > 0.0 {
+                count as f64 / seconds
+            } else {
+                0.0
+            }
+        };
         let totals = &self.stats;
         Report {
             text: self.text.clone(),
@@ -273,15 +319,22 @@ impl Desk {
 
     /// Brings the text where it belongs and says what has to be said.
     fn close(self, recipe: &Recipe, report: Report) -> Result<FinishReason> {
-        let (reason, cancelled) = (report.finish_reason, report.finish_reason == FinishReason::Cancelled);
+        let (reason, cancelled) = (
+            report.finish_reason,
+            report.finish_reason == FinishReason::Cancelled,
+        );
         if self.to_stdout && !self.text.ends_with('\n') {
             print_text("\n")?;
         }
         match (self.file, &recipe.out) {
             (Some(file), _) if cancelled => {
-                say(&format!("cancelled; what was written is in `{}`", file.keep()?.display()));
+                say(&format!(
+                    "cancelled; what was written is in `{}`",
+                    file.keep()?.display()
+                ));
             }
-            (Some(file), Some(path)) => {
+            (Some(mut file), Some(path)) => {
+                file.push("\n")?;
                 file.finish()?;
                 save_recipe(recipe, path)?;
             }
@@ -328,7 +381,9 @@ fn save_recipe(recipe: &Recipe, out: &std::path::Path) -> Result<()> {
 fn print_text(text: &str) -> Result<()> {
     // Unlike `print!`, this does not panic when nobody reads the pipe any more.
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("cannot write to standard output")
 }
 
 #[expect(clippy::print_stderr, reason = "people read messages on standard error")]

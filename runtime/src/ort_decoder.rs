@@ -76,17 +76,37 @@ impl OrtDecoder {
         let on_device = device_allocator(&session, graphs.device)?;
         let mut binding = Binding::new(graphs.decoder.name(), &session)?;
         drop(session);
-        let embeds = input(&mut binding, contract::INPUTS_EMBEDS, Elements::Float, &sizes.embeds(sizes.chunk))?;
-        let mask = input(&mut binding, contract::ATTENTION_MASK, Elements::Integer, &[1, sizes.context])?;
+        let embeds = input(
+            &mut binding,
+            contract::INPUTS_EMBEDS,
+            Elements::Float,
+            &sizes.embeds(sizes.chunk),
+        )?;
+        let mask = input(
+            &mut binding,
+            contract::ATTENTION_MASK,
+            Elements::Integer,
+            &[1, sizes.context],
+        )?;
         binding.integers(mask.0).fill(1);
-        let positions = input(&mut binding, contract::POSITION_IDS, Elements::Integer, &sizes.positions(sizes.chunk))?;
+        let positions = input(
+            &mut binding,
+            contract::POSITION_IDS,
+            Elements::Integer,
+            &sizes.positions(sizes.chunk),
+        )?;
         let logits = binding.allocate(Elements::Float, sizes.vocabulary)?;
         binding.bind_output(contract::LOGITS, logits, &[1, 1, sizes.vocabulary])?;
         Ok(Self {
             control: RunControl::new()?,
             embedder: Embedder::new(&graphs.embed_tokens, sizes)?,
             on_host: on_device.is_none(),
-            cache: KvCache::new(KvLayout::new(text, bundle.cache_type()), limits.kv_budget, sizes.context, on_device),
+            cache: KvCache::new(
+                KvLayout::new(text, bundle.cache_type()),
+                limits.kv_budget,
+                sizes.context,
+                on_device,
+            ),
             shaped: sizes.chunk,
             length: 0,
             graphs,
@@ -103,7 +123,8 @@ impl OrtDecoder {
     fn shape_inputs(&mut self, count: usize) -> Result<()> {
         if self.shaped != count || !self.on_host {
             self.binding.reshape(self.embeds.1, &self.sizes.embeds(count))?;
-            self.binding.reshape(self.positions.1, &self.sizes.positions(count))?;
+            self.binding
+                .reshape(self.positions.1, &self.sizes.positions(count))?;
             self.shaped = count;
         }
         self.binding.reshape(self.mask.1, &[1, self.length + count])
@@ -116,7 +137,11 @@ impl Sizes {
     }
 
     fn positions(&self, count: usize) -> Vec<usize> {
-        if self.axes > 1 { vec![self.axes, 1, count] } else { vec![1, count] }
+        if self.axes > 1 {
+            vec![self.axes, 1, count]
+        } else {
+            vec![1, count]
+        }
     }
 }
 
@@ -133,7 +158,12 @@ fn device_allocator(session: &ort::session::Session, device: Device) -> Result<O
         Device::TensorRt | Device::TensorRtRtx => 0,
     };
     let card = i32::try_from(card).unwrap_or_default();
-    let memory = MemoryInfo::new(AllocationDevice::CUDA, card, AllocatorType::Device, MemoryType::Default)?;
+    let memory = MemoryInfo::new(
+        AllocationDevice::CUDA,
+        card,
+        AllocatorType::Device,
+        MemoryType::Default,
+    )?;
     Ok(Some(Allocator::new(session, memory)?))
 }
 
@@ -176,7 +206,11 @@ impl Decoder for OrtDecoder {
     fn prefill(&mut self, count: usize, positions: &[i64]) -> Result<()> {
         let total = self.length + count;
         if total > self.cache.capacity() {
-            return Err(Inner::PromptTooLong { tokens: total, context: self.cache.capacity() }.into());
+            return Err(Inner::PromptTooLong {
+                tokens: total,
+                context: self.cache.capacity(),
+            }
+            .into());
         }
         self.binding.integers(self.positions.0)[..positions.len()].copy_from_slice(positions);
         self.shape_inputs(count)?;
@@ -202,8 +236,12 @@ impl Decoder for OrtDecoder {
         let grid = TensorRef::from_array_view(([1_usize, 3], grid.as_slice())).map_err(failed)?;
         let inputs = ort::inputs![contract::PIXEL_VALUES => pixels, contract::IMAGE_GRID_THW => grid];
         let mut session = graph.lock();
-        let outputs = session.run_with_options(inputs, &self.control.options).map_err(failed)?;
-        let (_, features) = outputs[contract::IMAGE_FEATURES].try_extract_tensor::<f32>().map_err(failed)?;
+        let outputs = session
+            .run_with_options(inputs, &self.control.options)
+            .map_err(failed)?;
+        let (_, features) = outputs[contract::IMAGE_FEATURES]
+            .try_extract_tensor::<f32>()
+            .map_err(failed)?;
         Ok(features.to_vec())
     }
 
@@ -232,10 +270,21 @@ struct Embedder {
 impl Embedder {
     fn new(graph: &Graph, sizes: Sizes) -> Result<Self> {
         let mut binding = Binding::new(graph.name(), &graph.lock())?;
-        let ids = input(&mut binding, contract::INPUT_IDS, Elements::Integer, &[1, sizes.chunk])?;
+        let ids = input(
+            &mut binding,
+            contract::INPUT_IDS,
+            Elements::Integer,
+            &[1, sizes.chunk],
+        )?;
         let embeds = binding.allocate(Elements::Float, sizes.chunk * sizes.hidden)?;
         let bind = binding.bind_output(contract::INPUTS_EMBEDS, embeds, &sizes.embeds(sizes.chunk))?;
-        Ok(Self { binding, ids, embeds: (embeds, bind), sizes, shaped: sizes.chunk })
+        Ok(Self {
+            binding,
+            ids,
+            embeds: (embeds, bind),
+            sizes,
+            shaped: sizes.chunk,
+        })
     }
 
     /// Embeddings `[ids.len(), hidden]`.
@@ -246,7 +295,8 @@ impl Embedder {
         // Binding is also what copies to a device, so the ids are always bound again.
         self.binding.reshape(self.ids.1, &[1, ids.len()])?;
         if self.shaped != ids.len() {
-            self.binding.reshape(self.embeds.1, &self.sizes.embeds(ids.len()))?;
+            self.binding
+                .reshape(self.embeds.1, &self.sizes.embeds(ids.len()))?;
             self.shaped = ids.len();
         }
         self.binding.run(&mut graph.lock(), &control.options)?;

@@ -31,7 +31,11 @@ impl Plan {
     /// The plan as lines of the form that the models were trained on,
     /// `Paragraph 1 - Main Point: … - Word Count: 300 words`, with an empty line between.
     pub fn to_lines(&self) -> String {
-        let lines = self.sections.iter().enumerate().map(|(index, section)| section.to_line(index));
+        let lines = self
+            .sections
+            .iter()
+            .enumerate()
+            .map(|(index, section)| section.to_line(index));
         lines.collect::<Vec<_>>().join("\n\n")
     }
 
@@ -44,13 +48,20 @@ impl Plan {
     /// assert_eq!((plan.sections[0].main_point.as_str(), plan.words()), ("why bees matter", 120));
     /// ```
     pub fn parse(text: &str) -> Self {
-        Self { sections: text.lines().filter_map(parse_line).collect() }
+        Self {
+            sections: text.lines().filter_map(parse_line).collect(),
+        }
     }
 }
 
 impl PlannedSection {
     fn to_line(&self, index: usize) -> String {
-        format!("{} {} - Word Count: {} words", line_start(index), self.main_point, self.words)
+        format!(
+            "{} {} - Word Count: {} words",
+            line_start(index),
+            self.main_point,
+            self.words
+        )
     }
 }
 
@@ -72,9 +83,21 @@ pub(crate) fn share_words(words: usize, count: usize) -> Vec<usize> {
 
 /// What a model wrote as a main point, without what it added of the line's form, markup or quotes.
 pub(crate) fn clean_main_point(written: &str) -> String {
-    let line = written.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");
-    let end = line.find(" - Word").or_else(|| line.find("Word Count")).unwrap_or(line.len());
-    let phrase = line[..end].trim().trim_matches(|c: char| "*#\"“”[]<>".contains(c) || c.is_whitespace());
+    let line = written
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("");
+    let end = line
+        .find(" - Word")
+        .or_else(|| line.find("Word Count"))
+        .unwrap_or(line.len());
+    let phrase = line[..end]
+        .trim()
+        .trim_matches(|c: char| "*#\"“”[]<>".contains(c) || c.is_whitespace());
+    let unnumbered = phrase.trim_start_matches(|c: char| c.is_ascii_digit());
+    // A number only where it stands before a point: `1. Bees`, not `3000 bees`.
+    let phrase = unnumbered.strip_prefix(['.', ')']).unwrap_or(phrase).trim();
     let phrase = phrase.trim_end_matches(['-', ':', ',', ';', '.']).trim();
     match phrase.char_indices().nth(LONGEST_MAIN_POINT) {
         // A long one is cut at a word.
@@ -88,7 +111,10 @@ fn parse_line(line: &str) -> Option<PlannedSection> {
     let (_, rest) = line.strip_prefix("Paragraph ")?.split_once("Main Point:")?;
     let (_, count) = rest.rsplit_once("Word Count:")?;
     let digits: String = count.trim().chars().take_while(char::is_ascii_digit).collect();
-    Some(PlannedSection { main_point: clean_main_point(rest), words: digits.parse().ok()? })
+    Some(PlannedSection {
+        main_point: clean_main_point(rest),
+        words: digits.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -104,10 +130,18 @@ mod tests {
 
     #[test]
     fn lines_go_both_ways() {
-        let section = |main_point: &str, words| PlannedSection { main_point: main_point.into(), words };
-        let plan = Plan { sections: vec![section("why bees matter", 334), section("what harms them", 333)] };
+        let section = |main_point: &str, words| PlannedSection {
+            main_point: main_point.into(),
+            words,
+        };
+        let plan = Plan {
+            sections: vec![section("why bees matter", 334), section("what harms them", 333)],
+        };
         let lines = plan.to_lines();
-        assert!(lines.starts_with("Paragraph 1 - Main Point: why bees matter - Word Count: 334 words\n\n"), "{lines}");
+        assert!(
+            lines.starts_with("Paragraph 1 - Main Point: why bees matter - Word Count: 334 words\n\n"),
+            "{lines}"
+        );
         assert_eq!(Plan::parse(&lines), plan);
         assert_eq!(Plan::parse("Paragraph x\nno plan").sections, []);
     }
@@ -118,6 +152,8 @@ mod tests {
             (" The rise of bees - Word Count: 200 words", "The rise of bees"),
             ("**The rise of bees.**\n", "The rise of bees"),
             ("\n  \"Bees\"", "Bees"),
+            ("2. Bees", "Bees"),
+            ("3000 bees", "3000 bees"),
             (" - Word Count: 3", ""),
         ] {
             assert_eq!(clean_main_point(written), clean, "{written:?}");

@@ -26,7 +26,13 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
             bar.set_style(style);
         }
-        Self { bar, target, words: WordCounter::new(), writing: None, section: String::new() }
+        Self {
+            bar,
+            target,
+            words: WordCounter::new(),
+            writing: None,
+            section: String::new(),
+        }
     }
 
     pub(crate) fn load(&self, progress: &LoadProgress) {
@@ -57,15 +63,26 @@ impl Progress {
     pub(crate) fn generation(&mut self, event: &Event) {
         match event {
             Event::ImageEncoded { index, tokens } => {
-                self.show(format!("{}image {} encoded, {tokens} tokens", self.section, index + 1));
+                self.show(format!(
+                    "{}image {} encoded, {tokens} tokens",
+                    self.section,
+                    index + 1
+                ));
             }
             Event::Prefill { done, total } => {
-                self.show(format!("{}reading the prompt, {done} of {total} tokens", self.section));
+                self.show(format!(
+                    "{}reading the prompt, {done} of {total} tokens",
+                    self.section
+                ));
             }
             Event::Token { text, .. } | Event::Finished { text, .. } => {
                 self.words.push(text);
                 let begin = *self.writing.get_or_insert_with(Instant::now);
-                self.show(format!("{}{}", self.section, pace(self.words.count(), self.target, begin.elapsed())));
+                self.show(format!(
+                    "{}{}",
+                    self.section,
+                    pace(self.words.count(), self.target, begin.elapsed())
+                ));
             }
             _ => {}
         }
@@ -85,14 +102,24 @@ impl Progress {
 fn pace(words: usize, target: Option<usize>, elapsed: Duration) -> String {
     let minutes = elapsed.as_secs_f64() / 60.0;
     // In the first seconds the pace means nothing.
-    let per_minute = if minutes > 0.02 { words as f64 / minutes } else { 0.0 };
-    let count = target.map_or(format!("{words} words"), |target| format!("{words} of ~{target} words"));
+    let per_minute = if minutes > 0.02 {
+        words as f64 / minutes
+    } else {
+        0.0
+    };
+    let count = target.map_or(format!("{words} words"), |target| {
+        format!("{words} of ~{target} words")
+    });
     let left = target.map_or(0, |target| target.saturating_sub(words));
     if per_minute < 1.0 {
         return count;
     }
     let seconds = left as f64 / per_minute * 60.0;
-    let eta = if left > 0 { format!(", {} left", clock(seconds)) } else { String::new() };
+    let eta = if left > 0 {
+        format!(", {} left", clock(seconds))
+    } else {
+        String::new()
+    };
     format!("{count}, {per_minute:.0} words/min{eta}")
 }
 

@@ -46,8 +46,13 @@ impl Device {
     #[cfg(feature = "cuda")]
     fn register_cuda(self, builder: SessionBuilder, index: u32) -> Result<SessionBuilder> {
         let index = i32::try_from(index).map_err(|_| self.failed("there is no such card"))?;
-        let cuda = ort::ep::CUDA::default().with_device_id(index).build().error_on_failure();
-        builder.with_execution_providers([cuda]).map_err(|e| self.failed(e.message()))
+        let cuda = ort::ep::CUDA::default()
+            .with_device_id(index)
+            .build()
+            .error_on_failure();
+        builder
+            .with_execution_providers([cuda])
+            .map_err(|e| self.failed(e.message()))
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -61,7 +66,9 @@ impl Device {
             Self::TensorRtRtx => ort::ep::NVRTX::default().build(),
             _ => ort::ep::TensorRT::default().build(),
         };
-        builder.with_execution_providers([provider.error_on_failure()]).map_err(|e| self.failed(e.message()))
+        builder
+            .with_execution_providers([provider.error_on_failure()])
+            .map_err(|e| self.failed(e.message()))
     }
 
     #[cfg(not(feature = "tensorrt"))]
@@ -71,13 +78,21 @@ impl Device {
 
     #[cfg(feature = "cuda")]
     fn failed(self, reason: impl Into<String>) -> Error {
-        Inner::Provider { device: self.to_string(), reason: reason.into() }.into()
+        Inner::Provider {
+            device: self.to_string(),
+            reason: reason.into(),
+        }
+        .into()
     }
 
     #[cfg(not(all(feature = "cuda", feature = "tensorrt")))]
     fn not_built(self, feature: &str) -> Error {
         let reason = format!("this build has no {feature} support; build with `--features {feature}`");
-        Inner::Provider { device: self.to_string(), reason }.into()
+        Inner::Provider {
+            device: self.to_string(),
+            reason,
+        }
+        .into()
     }
 }
 
@@ -108,12 +123,16 @@ impl FromStr for Device {
         match text.split_once(':').unwrap_or((text, "0")) {
             ("auto", "0") => Ok(Self::Auto),
             ("cpu", "0") => Ok(Self::Cpu),
-            ("cuda", index) if index.parse::<u32>().is_ok() => Ok(Self::Cuda(index.parse().unwrap_or_default())),
+            ("cuda", index) if index.parse::<u32>().is_ok() => {
+                Ok(Self::Cuda(index.parse().unwrap_or_default()))
+            }
             ("tensorrt", "0") => Ok(Self::TensorRt),
             ("tensorrt-rtx", "0") => Ok(Self::TensorRtRtx),
-            _ => {
-                Err(Error::setting("device", text, "use `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt-rtx`"))
-            }
+            _ => Err(Error::setting(
+                "device",
+                text,
+                "use `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt-rtx`",
+            )),
         }
     }
 }
@@ -127,7 +146,13 @@ mod tests {
         for name in ["auto", "cpu", "cuda", "cuda:3", "tensorrt", "tensorrt-rtx"] {
             assert_eq!(name.parse::<Device>().unwrap().to_string(), name);
         }
-        assert!("cuda:x".parse::<Device>().unwrap_err().to_string().contains("`cuda:x`"));
+        assert!(
+            "cuda:x"
+                .parse::<Device>()
+                .unwrap_err()
+                .to_string()
+                .contains("`cuda:x`")
+        );
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -54,22 +54,37 @@ impl Default for SamplerSettings {
 impl SamplerSettings {
     /// The greedy choice.
     pub fn greedy() -> Self {
-        Self { greedy: true, ..Self::default() }
+        Self {
+            greedy: true,
+            ..Self::default()
+        }
     }
 
     fn check(&self) -> Result<()> {
         let wrong = |setting, value: f32, reason| Err(Error::setting(setting, value, reason));
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return wrong("temperature", self.temperature, "use a number of 0 or more; 0.6 is usual");
+            return wrong(
+                "temperature",
+                self.temperature,
+                "use a number of 0 or more; 0.6 is usual",
+            );
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return wrong("top_p", self.top_p, "use a number above 0 and up to 1; 1 switches it off");
+            return wrong(
+                "top_p",
+                self.top_p,
+                "use a number above 0 and up to 1; 1 switches it off",
+            );
         }
         if !(0.0..=1.0).contains(&self.min_p) {
             return wrong("min_p", self.min_p, "use a number from 0 to 1; 0 switches it off");
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return wrong("repetition_penalty", self.repetition_penalty, "use a number above 0; 1 switches it off");
+            return wrong(
+                "repetition_penalty",
+                self.repetition_penalty,
+                "use a number above 0; 1 switches it off",
+            );
         }
         Ok(())
     }
@@ -115,13 +130,21 @@ impl Sampler {
     pub fn new(settings: SamplerSettings) -> Result<Self> {
         settings.check()?;
         let random = ChaCha12Rng::seed_from_u64(settings.seed);
-        Ok(Self { settings, random, candidates: Vec::new(), penalized: Vec::new() })
+        Ok(Self {
+            settings,
+            random,
+            candidates: Vec::new(),
+            penalized: Vec::new(),
+        })
     }
 
     /// Where the sampler stands; [`restore`](Self::restore) goes on from there.
     pub fn state(&self) -> SamplerState {
         let words_drawn = u64::try_from(self.random.get_word_pos()).unwrap_or(u64::MAX);
-        SamplerState { seed: self.settings.seed, words_drawn }
+        SamplerState {
+            seed: self.settings.seed,
+            words_drawn,
+        }
     }
 
     /// Goes on where another sampler stood.
@@ -162,7 +185,11 @@ impl Sampler {
         }
         let window = self.settings.penalty_window;
         let from_generated = &generated[generated.len().saturating_sub(window)..];
-        let left = if self.settings.penalize_prompt { window - from_generated.len() } else { 0 };
+        let left = if self.settings.penalize_prompt {
+            window - from_generated.len()
+        } else {
+            0
+        };
         let from_prompt = &prompt[prompt.len().saturating_sub(left)..];
         self.penalized.clear();
         self.penalized.extend(from_prompt.iter().chain(from_generated));
@@ -171,7 +198,11 @@ impl Sampler {
         self.penalized.dedup();
         for id in &self.penalized {
             if let Some(score) = logits.get_mut(*id as usize) {
-                *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+                *score = if *score > 0.0 {
+                    *score / penalty
+                } else {
+                    *score * penalty
+                };
             }
         }
     }
@@ -181,9 +212,18 @@ impl Sampler {
         let scale = self.settings.temperature.recip();
         let floor = best - NEGLIGIBLE * self.settings.temperature;
         self.candidates.clear();
-        self.candidates.extend(logits.iter().zip(0..).filter(|(score, _)| **score >= floor).map(|(score, id)| {
-            Candidate { id, score: (score - best) * scale, probability: 0.0 }
-        }));
+        self.candidates
+            .extend(
+                logits
+                    .iter()
+                    .zip(0..)
+                    .filter(|(score, _)| **score >= floor)
+                    .map(|(score, id)| Candidate {
+                        id,
+                        score: (score - best) * scale,
+                        probability: 0.0,
+                    }),
+            );
     }
 
     fn keep_top_k(&mut self) {
@@ -191,7 +231,9 @@ impl Sampler {
         if k == 0 || k >= self.candidates.len() {
             return;
         }
-        let (_, kth, _) = self.candidates.select_nth_unstable_by(k - 1, |a, b| b.score.total_cmp(&a.score));
+        let (_, kth, _) = self
+            .candidates
+            .select_nth_unstable_by(k - 1, |a, b| b.score.total_cmp(&a.score));
         let threshold = kth.score;
         self.candidates.retain(|candidate| candidate.score >= threshold);
     }
@@ -205,7 +247,9 @@ impl Sampler {
             total += f64::from(candidate.probability);
         }
         let scale = total.recip() as f32;
-        self.candidates.iter_mut().for_each(|candidate| candidate.probability *= scale);
+        self.candidates
+            .iter_mut()
+            .for_each(|candidate| candidate.probability *= scale);
     }
 
     fn keep_top_p(&mut self) {
@@ -229,7 +273,11 @@ impl Sampler {
     }
 
     fn keep_min_p(&mut self) {
-        let best = self.candidates.iter().map(|candidate| candidate.probability).fold(0.0, f32::max);
+        let best = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.probability)
+            .fold(0.0, f32::max);
         let least = self.settings.min_p * best;
         self.candidates.retain(|candidate| candidate.probability >= least);
     }
@@ -240,7 +288,11 @@ impl Sampler {
     }
 
     fn draw(&mut self) -> u32 {
-        let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.probability)).sum();
+        let total: f64 = self
+            .candidates
+            .iter()
+            .map(|candidate| f64::from(candidate.probability))
+            .sum();
         // 53 random bits as a number in [0, 1).
         let unit = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
         let mut left = unit * total;
@@ -283,7 +335,11 @@ mod tests {
     }
 
     fn neutral() -> SamplerSettings {
-        SamplerSettings { temperature: 1.0, top_p: 1.0, ..SamplerSettings::default() }
+        SamplerSettings {
+            temperature: 1.0,
+            top_p: 1.0,
+            ..SamplerSettings::default()
+        }
     }
 
     /// Ids and rounded probabilities that are left to draw from.
@@ -304,23 +360,42 @@ mod tests {
     fn greedy_takes_the_lowest_id_among_equals() {
         let mut sampler = Sampler::new(SamplerSettings::greedy()).unwrap();
         assert_eq!(sampler.choose(&mut [-1.0, 3.0, 3.0], &[], &[]).unwrap(), 1);
-        let zero = SamplerSettings { temperature: 0.0, ..neutral() };
-        assert_eq!(Sampler::new(zero).unwrap().choose(&mut [1.0, 3.0, 3.0], &[], &[]).unwrap(), 1);
+        let zero = SamplerSettings {
+            temperature: 0.0,
+            ..neutral()
+        };
+        assert_eq!(
+            Sampler::new(zero)
+                .unwrap()
+                .choose(&mut [1.0, 3.0, 3.0], &[], &[])
+                .unwrap(),
+            1
+        );
     }
 
     #[test]
     fn temperature_divides_scores() {
         // Squares of the probabilities: 16 : 4 : 1 : 1 of 22.
-        let settings = SamplerSettings { temperature: 0.5, ..neutral() };
+        let settings = SamplerSettings {
+            temperature: 0.5,
+            ..neutral()
+        };
         assert_eq!(left(settings, &logits()), [(0, 727), (1, 182), (2, 45), (3, 45)]);
-        assert_eq!(left(neutral(), &logits()), [(0, 500), (1, 250), (2, 125), (3, 125)]);
+        assert_eq!(
+            left(neutral(), &logits()),
+            [(0, 500), (1, 250), (2, 125), (3, 125)]
+        );
     }
 
     #[test]
     fn top_k_keeps_ties_with_the_last() {
         let top_k = |top_k| SamplerSettings { top_k, ..neutral() };
         assert_eq!(left(top_k(2), &logits()), [(0, 667), (1, 333)]);
-        assert_eq!(left(top_k(3), &logits()).len(), 4, "the third and the fourth are equal");
+        assert_eq!(
+            left(top_k(3), &logits()).len(),
+            4,
+            "the third and the fourth are equal"
+        );
         assert_eq!(left(top_k(1), &logits()), [(0, 1000)]);
     }
 
@@ -330,7 +405,11 @@ mod tests {
         // 0.5 is short of 0.7, so the second token crosses it and stays.
         assert_eq!(left(top_p(0.7), &logits()), [(0, 667), (1, 333)]);
         assert_eq!(left(top_p(0.4), &logits()), [(0, 1000)]);
-        assert_eq!(left(top_p(1e-6), &logits()), [(0, 1000)], "one token always stays");
+        assert_eq!(
+            left(top_p(1e-6), &logits()),
+            [(0, 1000)],
+            "one token always stays"
+        );
         // Among equals the lower id stays.
         assert_eq!(left(top_p(0.8), &logits()), [(0, 571), (1, 286), (2, 143)]);
     }
@@ -346,10 +425,18 @@ mod tests {
     #[test]
     fn steps_come_in_the_documented_order() {
         // top-k leaves 2/3 and 1/3; top-p 0.6 then keeps the first alone. Before top-k it would have kept two.
-        let settings = SamplerSettings { top_k: 2, top_p: 0.6, ..neutral() };
+        let settings = SamplerSettings {
+            top_k: 2,
+            top_p: 0.6,
+            ..neutral()
+        };
         assert_eq!(left(settings, &logits()), [(0, 1000)]);
         // min-p after temperature: 0.25 / 0.5 is 0.5, squared 0.25.
-        let settings = SamplerSettings { temperature: 0.5, min_p: 0.3, ..neutral() };
+        let settings = SamplerSettings {
+            temperature: 0.5,
+            min_p: 0.3,
+            ..neutral()
+        };
         assert_eq!(left(settings, &logits()), [(0, 1000)]);
     }
 
@@ -363,12 +450,19 @@ mod tests {
         };
         let after = |settings, prompt: &[u32], generated: &[u32]| {
             let mut logits = [4.0, -1.0, 3.0, 1.0];
-            Sampler::new(settings).unwrap().choose(&mut logits, prompt, generated).unwrap();
+            Sampler::new(settings)
+                .unwrap()
+                .choose(&mut logits, prompt, generated)
+                .unwrap();
             logits
         };
         assert_eq!(after(penalty(false, 10), &[2], &[0, 1, 0]), [2.0, -2.0, 3.0, 1.0]);
         assert_eq!(after(penalty(true, 10), &[2], &[0, 1, 0]), [2.0, -2.0, 1.5, 1.0]);
-        assert_eq!(after(penalty(true, 3), &[2], &[0, 1, 0]), [2.0, -2.0, 3.0, 1.0], "the window ends in the prompt");
+        assert_eq!(
+            after(penalty(true, 3), &[2], &[0, 1, 0]),
+            [2.0, -2.0, 3.0, 1.0],
+            "the window ends in the prompt"
+        );
         assert_eq!(after(penalty(false, 1), &[], &[0, 3]), [4.0, -1.0, 3.0, 0.5]);
     }
 
@@ -413,9 +507,33 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_named() {
         let message = |settings| Sampler::new(settings).unwrap_err().to_string();
-        assert!(message(SamplerSettings { top_p: 0.0, ..neutral() }).starts_with("`top_p` is `0`"));
-        assert!(message(SamplerSettings { temperature: f32::NAN, ..neutral() }).starts_with("`temperature`"));
-        assert!(message(SamplerSettings { min_p: 1.5, ..neutral() }).starts_with("`min_p`"));
-        assert!(message(SamplerSettings { repetition_penalty: 0.0, ..neutral() }).contains("repetition_penalty"));
+        assert!(
+            message(SamplerSettings {
+                top_p: 0.0,
+                ..neutral()
+            })
+            .starts_with("`top_p` is `0`")
+        );
+        assert!(
+            message(SamplerSettings {
+                temperature: f32::NAN,
+                ..neutral()
+            })
+            .starts_with("`temperature`")
+        );
+        assert!(
+            message(SamplerSettings {
+                min_p: 1.5,
+                ..neutral()
+            })
+            .starts_with("`min_p`")
+        );
+        assert!(
+            message(SamplerSettings {
+                repetition_penalty: 0.0,
+                ..neutral()
+            })
+            .contains("repetition_penalty")
+        );
     }
 }

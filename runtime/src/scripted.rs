@@ -1,0 +1,308 @@
+//! A decoder that follows a script, and a processor with one token per byte, so that all above them is tested without a
+//! model.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lwv_processor::{Grid, Patches, PositionBuilder, Processor, Prompt, Tokenizer};
+
+use crate::cancel::Interrupt;
+use crate::decoder::Decoder;
+use crate::error::{Inner, Result};
+use crate::session::{Session, SessionContext};
+
+/// Begins a turn.
+pub(crate) const START: u32 = 256;
+/// Ends a turn.
+pub(crate) const END: u32 = 257;
+/// Stands for a merged patch.
+pub(crate) const IMAGE: u32 = 258;
+pub(crate) const VOCABULARY: usize = 260;
+pub(crate) const HIDDEN: usize = 2;
+pub(crate) const MERGE: usize = 2;
+
+/// One token in the cache.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) id: u32,
+    pub(crate) embedding: [f32; HIDDEN],
+    pub(crate) position: Vec<i64>,
+}
+
+/// What a scripted decoder did, shared with the test.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log {
+    pub(crate) rows: Arc<Mutex<Vec<Row>>>,
+    /// Sizes of the prefill runs and steps.
+    pub(crate) runs: Arc<Mutex<Vec<usize>>>,
+    pub(crate) encoded: Arc<Mutex<Vec<Grid>>>,
+}
+
+/// The token that comes after others.
+type Script = dyn FnMut(&[u32]) -> u32 + Send;
+
+/// Gives the token after those in the cache the highest score, and one that is no control token the second highest.
+pub(crate) struct ScriptedDecoder {
+    next: Box<Script>,
+    log: Log,
+    embedded: Vec<(u32, [f32; HIDDEN])>,
+    rows: Vec<f32>,
+    logits: Vec<f32>,
+    context: usize,
+    chunk: usize,
+    reserved: usize,
+    interrupted: Arc<Flag>,
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Interrupt for Flag {
+    fn interrupt(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl ScriptedDecoder {
+    pub(crate) fn new(next: impl FnMut(&[u32]) -> u32 + Send + 'static) -> Self {
+        Self {
+            next: Box::new(next),
+            log: Log::default(),
+            embedded: Vec::new(),
+            rows: Vec::new(),
+            logits: vec![0.0; VOCABULARY],
+            context: 4096,
+            chunk: 8,
+            reserved: 0,
+            interrupted: Arc::default(),
+        }
+    }
+
+    /// Writes `text` after the prompt of `prompt` tokens and then ends.
+    pub(crate) fn writing(prompt: usize, text: &str) -> Self {
+        let bytes = text.as_bytes().to_vec();
+        Self::new(move |ids| {
+            bytes
+                .get(ids.len().wrapping_sub(prompt))
+                .map_or(END, |byte| token_of(*byte))
+        })
+    }
+
+    pub(crate) fn with_context(mut self, tokens: usize) -> Self {
+        self.context = tokens;
+        self
+    }
+
+    pub(crate) fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// A session whose positions have three axes.
+    pub(crate) fn session(self) -> Session {
+        let folder = processor_folder();
+        let context = SessionContext {
+            tokenizer: Tokenizer::from_dir(folder.path()).unwrap(),
+            positions: PositionBuilder::new(IMAGE, MERGE),
+            eos_token_ids: vec![END],
+            image_token_id: Some(IMAGE),
+            spatial_merge_size: MERGE,
+            provider: "Scripted".to_owned(),
+        };
+        Session::new(Box::new(self), context)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.interrupted.0.load(Ordering::SeqCst) {
+            return Err(Inner::Inference {
+                graph: "scripted".into(),
+                message: "interrupted".into(),
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for ScriptedDecoder {
+    fn vocabulary(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn hidden_size(&self) -> usize {
+        HIDDEN
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    fn reserve(&mut self, tokens: usize) -> Result<()> {
+        self.reserved = self.reserved.max(tokens);
+        Ok(())
+    }
+
+    fn length(&self) -> usize {
+        self.log.rows.lock().unwrap().len()
+    }
+
+    fn truncate(&mut self, length: usize) {
+        self.log.rows.lock().unwrap().truncate(length);
+    }
+
+    fn embed(&mut self, ids: &[u32]) -> Result<&mut [f32]> {
+        assert!(ids.len() <= self.chunk);
+        self.embedded = ids.iter().map(|id| (*id, [*id as f32; HIDDEN])).collect();
+        self.rows = self.embedded.iter().flat_map(|(_, row)| *row).collect();
+        Ok(&mut self.rows)
+    }
+
+    fn prefill(&mut self, count: usize, positions: &[i64]) -> Result<()> {
+        self.check()?;
+        assert_eq!((self.embedded.len(), positions.len() % count), (count, 0));
+        let axes = positions.len() / count;
+        let mut rows = self.log.rows.lock().unwrap();
+        assert!(
+            rows.len() + count <= self.reserved,
+            "more tokens than were reserved"
+        );
+        for index in 0..count {
+            rows.push(Row {
+                id: self.embedded[index].0,
+                embedding: [self.rows[index * HIDDEN], self.rows[index * HIDDEN + 1]],
+                position: (0..axes).map(|axis| positions[axis * count + index]).collect(),
+            });
+        }
+        self.log.runs.lock().unwrap().push(count);
+        let ids: Vec<u32> = rows.iter().map(|row| row.id).collect();
+        self.logits.fill(0.0);
+        self.logits[token_of(b'-') as usize] = 50.0;
+        self.logits[(self.next)(&ids) as usize] = 100.0;
+        Ok(())
+    }
+
+    fn logits(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
+    fn encode_image(&mut self, image: &Patches) -> Result<Vec<f32>> {
+        self.check()?;
+        self.log.encoded.lock().unwrap().push(image.grid);
+        let tokens = image.grid.merged(MERGE);
+        // Features tell the image, by its first value, and the row.
+        Ok((0..tokens)
+            .flat_map(|row| [image.values[0], row as f32])
+            .collect())
+    }
+
+    fn interrupt_handle(&self) -> Arc<dyn Interrupt> {
+        Arc::clone(&self.interrupted) as Arc<dyn Interrupt>
+    }
+
+    fn clear_interrupt(&mut self) -> Result<()> {
+        self.interrupted.0.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.reserved as u64
+    }
+}
+
+/// The token of a byte: its place in the byte alphabet of GPT-2, which begins with the printable bytes.
+pub(crate) fn token_of(byte: u8) -> u32 {
+    alphabet().iter().position(|(_, of)| *of == byte).unwrap() as u32
+}
+
+/// Tokens of a text, with a byte each.
+pub(crate) fn tokens_of(text: &str) -> Vec<u32> {
+    text.bytes().map(token_of).collect()
+}
+
+/// The text of tokens; control tokens are left out.
+pub(crate) fn text_of(ids: &[u32]) -> String {
+    let alphabet = alphabet();
+    let bytes: Vec<u8> = ids
+        .iter()
+        .filter_map(|id| alphabet.get(*id as usize))
+        .map(|(_, byte)| *byte)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+pub(crate) fn text_prompt(text: &str) -> Prompt {
+    Prompt {
+        input_ids: tokens_of(text),
+        images: Vec::new(),
+    }
+}
+
+/// An image of `height` × `width` patches whose features begin with `mark`.
+pub(crate) fn image(mark: f32, height: usize, width: usize) -> Patches {
+    let grid = Grid {
+        t: 1,
+        h: height,
+        w: width,
+    };
+    Patches {
+        grid,
+        values: vec![mark; grid.patches()],
+    }
+}
+
+/// Characters and bytes of the byte alphabet of GPT-2 in the order of the characters.
+fn alphabet() -> Vec<(char, u8)> {
+    let printable = |byte: &u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut alphabet: Vec<(char, u8)> = (0..=255)
+        .filter(printable)
+        .map(|byte| (char::from(byte), byte))
+        .collect();
+    let others = (0..=255).filter(|byte| !printable(byte));
+    alphabet.extend(
+        others
+            .zip(0x100..)
+            .filter_map(|(byte, code)| Some((char::from_u32(code)?, byte))),
+    );
+    alphabet.sort_unstable();
+    alphabet
+}
+
+/// A folder with a tokenizer of one token per byte and a chat template.
+pub(crate) fn processor_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let vocab: serde_json::Map<String, serde_json::Value> = alphabet()
+        .iter()
+        .enumerate()
+        .map(|(id, (character, _))| (character.to_string(), id.into()))
+        .collect();
+    let added: Vec<serde_json::Value> = ["<|im_start|>", "<|im_end|>", "<|image_pad|>"]
+        .iter()
+        .zip(START..)
+        .map(|(token, id)| {
+            serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+        "use_regex": false});
+    let tokenizer = serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": []}});
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let write = |name: &str, text: String| std::fs::write(Path::join(folder.path(), name), text).unwrap();
+    write("tokenizer.json", tokenizer.to_string());
+    write("chat_template.jinja", template.to_owned());
+    folder
+}
+
+/// A processor for text with one token per byte.
+pub(crate) fn processor() -> Processor {
+    Processor::from_dir(processor_folder().path()).unwrap()
+}

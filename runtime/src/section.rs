@@ -78,7 +78,9 @@ pub(crate) fn write_to_length(
         let Some(next) = generation.next() else { break };
         let (id, piece) = match next? {
             Event::Token { id, text } => (id, text),
-            Event::Finished { reason, text: rest, .. } => {
+            Event::Finished {
+                reason, text: rest, ..
+            } => {
                 text.push_str(&hold.push(&rest).0);
                 end = Some(reason);
                 break;
@@ -108,8 +110,17 @@ pub(crate) fn write_to_length(
     text.push_str(&rest);
     // The rest goes with the last event, which says no token.
     let token_ids = generation.generated().to_vec();
-    event(Event::Finished { reason, text: rest, stats: generation.stats() });
-    Ok(WrittenSection { words: count_words(&text), text, token_ids, reason })
+    event(Event::Finished {
+        reason,
+        text: rest,
+        stats: generation.stats(),
+    });
+    Ok(WrittenSection {
+        words: count_words(&text),
+        text,
+        token_ids,
+        reason,
+    })
 }
 
 #[cfg(test)]
@@ -119,7 +130,10 @@ mod tests {
     #[test]
     fn limits_follow_from_the_target() {
         let length = Length::new(100, None);
-        assert_eq!((length.min_words(), length.part(ENOUGH), length.part(LONGEST)), (70, 97, 135));
+        assert_eq!(
+            (length.min_words(), length.part(ENOUGH), length.part(LONGEST)),
+            (70, 97, 135)
+        );
         assert_eq!(length.max_tokens(), 437);
         assert_eq!(Length::new(100, Some(1.0)).max_tokens(), 235);
     }

@@ -1,5 +1,5 @@
 /// Passes text on as it arrives; from a moment on only whole sentences, so that a text can be ended at one without
-/// taking back what was shown. White space at the start and the end is dropped.
+/// taking back what was shown. White space at the start and the end is dropped, and so are headings at the start.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SentenceHold {
     held: String,
@@ -20,15 +20,34 @@ impl SentenceHold {
     /// Takes a piece. Returns what can be passed on, and whether that ends a sentence.
     pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        if !self.begun {
-            let blank = self.held.len() - self.held.trim_start().len();
-            self.held.drain(..blank);
-            self.begun = !self.held.is_empty();
+        if !self.begun && !self.begin() {
+            return (String::new(), false);
         }
         let end = last_sentence_end(&self.held);
-        let passed = if self.whole_sentences { end.unwrap_or(0) } else { self.held.trim_end().len() };
+        let passed = if self.whole_sentences {
+            end.unwrap_or(0)
+        } else {
+            self.held.trim_end().len()
+        };
         let ended = end.is_some_and(|end| self.whole_sentences || end == passed);
         (self.held.drain(..passed).collect(), ended)
+    }
+
+    /// Drops what does not belong to the text; returns whether the text is there.
+    fn begin(&mut self) -> bool {
+        loop {
+            let blank = self.held.len() - self.held.trim_start().len();
+            self.held.drain(..blank);
+            if !self.held.starts_with('#') {
+                self.begun = !self.held.is_empty();
+                return self.begun;
+            }
+            // A heading is written by the writer, not by the model.
+            let Some(end) = self.held.find('\n') else {
+                return false;
+            };
+            self.held.drain(..end);
+        }
     }
 
     /// The rest of a text that was ended by its writer.
@@ -50,17 +69,21 @@ impl SentenceHold {
 
 /// Where the last sentence ends that is known to end: the next character is there and does not go on with it.
 fn last_sentence_end(text: &str) -> Option<usize> {
-    text.char_indices().rev().find_map(|(at, character)| match character {
-        '。' | '！' | '？' => Some(after_closers(text, at + character.len_utf8())),
-        '\n' if at > 0 && !text[..at].ends_with('\n') => Some(text[..at].trim_end().len()).filter(|end| *end > 0),
-        '.' | '!' | '?' | '…' => {
-            let end = after_closers(text, at + character.len_utf8());
-            let goes_on = |next: char| !next.is_whitespace();
-            let known = text[end..].chars().next().is_some_and(|next| !goes_on(next));
-            (known && !ends_in_abbreviation(&text[..at])).then_some(end)
-        }
-        _ => None,
-    })
+    text.char_indices()
+        .rev()
+        .find_map(|(at, character)| match character {
+            '。' | '！' | '？' => Some(after_closers(text, at + character.len_utf8())),
+            '\n' if at > 0 && !text[..at].ends_with('\n') => {
+                Some(text[..at].trim_end().len()).filter(|end| *end > 0)
+            }
+            '.' | '!' | '?' | '…' => {
+                let end = after_closers(text, at + character.len_utf8());
+                let goes_on = |next: char| !next.is_whitespace();
+                let known = text[end..].chars().next().is_some_and(|next| !goes_on(next));
+                (known && !ends_in_abbreviation(&text[..at])).then_some(end)
+            }
+            _ => None,
+        })
 }
 
 /// The end of a text whose last character ends a sentence, though nothing follows.
@@ -70,19 +93,29 @@ fn sentence_end_at_end(text: &str) -> Option<usize> {
 }
 
 fn after_closers(text: &str, end: usize) -> usize {
-    let closers = text[end..].chars().take_while(|c| "\"'”’»)]*_」』）".contains(*c));
+    let closers = text[end..]
+        .chars()
+        .take_while(|c| "\"'”’»)]*_」』）".contains(*c));
     end + closers.map(char::len_utf8).sum::<usize>()
 }
 
 /// `e.g`, `Mr`, `3` of a numbered list: a full stop behind these ends no sentence.
 fn ends_in_abbreviation(before: &str) -> bool {
-    let word = before.rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or("");
+    let word = before
+        .rsplit(|c: char| c.is_whitespace() || c == '(')
+        .next()
+        .unwrap_or("");
     let initial = word.chars().count() == 1 && word.chars().all(char::is_uppercase);
     let item = before.rsplit('\n').next().is_some_and(|line| {
         let line = line.trim();
         !line.is_empty() && line.chars().all(|c| c.is_ascii_digit())
     });
-    initial || item || matches!(word, "e.g" | "i.e" | "Mr" | "Mrs" | "Ms" | "Dr" | "vs" | "etc" | "Fig" | "No" | "St")
+    initial
+        || item
+        || matches!(
+            word,
+            "e.g" | "i.e" | "Mr" | "Mrs" | "Ms" | "Dr" | "vs" | "etc" | "Fig" | "No" | "St"
+        )
 }
 
 #[cfg(test)]
@@ -127,12 +160,25 @@ mod tests {
     }
 
     #[test]
+    fn a_heading_at_the_start_is_dropped() {
+        let mut hold = SentenceHold::new();
+        let texts: String = ["\n#", "# Be", "es\n", "\n", "They fly."]
+            .iter()
+            .map(|piece| hold.push(piece).0)
+            .collect();
+        assert_eq!(texts, "They fly.");
+    }
+
+    #[test]
     fn white_space_round_the_text_is_dropped() {
         let mut hold = SentenceHold::new();
         let (first, _) = hold.push("  a \n\n");
         assert_eq!((first + &hold.finish()).as_str(), "a");
         let mut hold = SentenceHold::new();
-        let texts: String = ["\n", "a", " ", "b", "\n\n"].iter().map(|piece| hold.push(piece).0).collect();
+        let texts: String = ["\n", "a", " ", "b", "\n\n"]
+            .iter()
+            .map(|piece| hold.push(piece).0)
+            .collect();
         assert_eq!(texts + &hold.finish(), "a b");
     }
 }

@@ -65,7 +65,14 @@ pub(crate) enum Prefilled {
 impl Session {
     /// A session on any decoder. [`Engine::session`](crate::Engine::session) makes one on a bundle.
     pub fn new(decoder: Box<dyn Decoder>, context: SessionContext) -> Self {
-        Self { decoder, context, tokens: Vec::new(), positions: Vec::new(), images: Vec::new(), features: None }
+        Self {
+            decoder,
+            context,
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            images: Vec::new(),
+            features: None,
+        }
     }
 
     /// Appends a prompt or a later turn. Nothing is computed yet.
@@ -110,12 +117,22 @@ impl Session {
     /// # Errors
     /// There are fewer, none would be left, or the last that is left would be inside or the end of an image.
     pub fn rewind(&mut self, tokens: usize) -> Result<()> {
-        let refused =
-            |reason| Err(Inner::Rewind { asked: tokens, have: self.tokens.len(), reason }.into());
+        let refused = |reason| {
+            Err(Inner::Rewind {
+                asked: tokens,
+                have: self.tokens.len(),
+                reason,
+            }
+            .into())
+        };
         if tokens == 0 || tokens > self.tokens.len() {
             return refused("at least one must be left, and no more than there are");
         }
-        if self.images.iter().any(|image| image.span.start < tokens && tokens <= image.span.end) {
+        if self
+            .images
+            .iter()
+            .any(|image| image.span.start < tokens && tokens <= image.span.end)
+        {
             return refused("that is inside an image");
         }
         self.truncate(tokens);
@@ -132,7 +149,11 @@ impl Session {
         if self.tokens.is_empty() {
             return Err(Inner::EmptyPrompt.into());
         }
-        let most = self.tokens.len().saturating_add(settings.max_new_tokens).min(self.decoder.context());
+        let most = self
+            .tokens
+            .len()
+            .saturating_add(settings.max_new_tokens)
+            .min(self.decoder.context());
         self.decoder.reserve(most)?;
         Generation::new(self, settings)
     }
@@ -179,7 +200,9 @@ impl Session {
 
     /// Appends the last token to the cache, when it is the only one that is not there.
     pub(crate) fn step(&mut self) -> Result<()> {
-        let (Some(id), Some(positions)) = (self.tokens.last(), self.positions.last()) else { return Ok(()) };
+        let (Some(id), Some(positions)) = (self.tokens.last(), self.positions.last()) else {
+            return Ok(());
+        };
         let axes = self.context.positions.axes();
         self.decoder.step(*id, &positions[..axes])
     }
@@ -193,8 +216,13 @@ impl Session {
             return Ok(Prefilled::Nothing);
         }
         // A chunk has image tokens of one image at most, so that only one image's features are held.
-        let next = self.images.iter().position(|image| image.span.end > start && image.span.start < end);
-        let Some(index) = next else { return self.prefill_chunk(start..end, None) };
+        let next = self
+            .images
+            .iter()
+            .position(|image| image.span.end > start && image.span.start < end);
+        let Some(index) = next else {
+            return self.prefill_chunk(start..end, None);
+        };
         let span = self.images[index].span.clone();
         if self.features.as_ref().is_none_or(|(of, _)| *of != index) {
             if span.start > start {
@@ -202,7 +230,10 @@ impl Session {
             }
             return self.encode(index);
         }
-        let following = self.images.get(index + 1).map_or(end, |image| image.span.start.min(end));
+        let following = self
+            .images
+            .get(index + 1)
+            .map_or(end, |image| image.span.start.min(end));
         self.prefill_chunk(start..following, Some(index))
     }
 
@@ -210,14 +241,26 @@ impl Session {
         let image = &self.images[index];
         let Some(patches) = &image.patches else {
             let reason = "an image there is no longer held";
-            return Err(Inner::Rewind { asked: image.span.start, have: self.tokens.len(), reason }.into());
+            return Err(Inner::Rewind {
+                asked: image.span.start,
+                have: self.tokens.len(),
+                reason,
+            }
+            .into());
         };
         let features = self.decoder.encode_image(patches)?;
         let tokens = image.span.len();
         let expected = tokens * self.decoder.hidden_size();
         if features.len() != expected {
-            let message = format!("{} feature values for an image that needs {expected}", features.len());
-            return Err(Inner::Inference { graph: "vision_encoder".to_owned(), message }.into());
+            let message = format!(
+                "{} feature values for an image that needs {expected}",
+                features.len()
+            );
+            return Err(Inner::Inference {
+                graph: "vision_encoder".to_owned(),
+                message,
+            }
+            .into());
         }
         self.features = Some((index, features));
         Ok(Prefilled::Image { index, tokens })
@@ -235,7 +278,11 @@ impl Session {
         }
         let axes = self.context.positions.axes();
         let positions: Vec<i64> = (0..axes)
-            .flat_map(|axis| self.positions[chunk.clone()].iter().map(move |position| position[axis]))
+            .flat_map(|axis| {
+                self.positions[chunk.clone()]
+                    .iter()
+                    .map(move |position| position[axis])
+            })
             .collect();
         self.decoder.prefill(chunk.len(), &positions)?;
         self.drop_finished_images();
@@ -260,7 +307,11 @@ impl Session {
         }
         let context = self.decoder.context();
         if total > context {
-            return Err(Inner::PromptTooLong { tokens: total, context }.into());
+            return Err(Inner::PromptTooLong {
+                tokens: total,
+                context,
+            }
+            .into());
         }
         Ok(())
     }
@@ -268,7 +319,10 @@ impl Session {
     fn next_position(&self) -> i64 {
         // The last token of an image has its greatest row and column, so this holds after images too.
         let axes = self.context.positions.axes();
-        self.positions.last().and_then(|last| last[..axes].iter().max()).map_or(0, |last| last + 1)
+        self.positions
+            .last()
+            .and_then(|last| last[..axes].iter().max())
+            .map_or(0, |last| last + 1)
     }
 
     /// Positions from where the text ends.
@@ -281,7 +335,13 @@ impl Session {
 
     fn append(&mut self, ids: &[u32], rows: &[i64]) {
         self.tokens.extend_from_slice(ids);
-        let row = |axis: usize| if self.context.positions.axes() > axis { axis } else { 0 };
+        let row = |axis: usize| {
+            if self.context.positions.axes() > axis {
+                axis
+            } else {
+                0
+            }
+        };
         let count = ids.len();
         let at = |index: usize| [0, 1, 2].map(|axis| rows[row(axis) * count + index]);
         self.positions.extend((0..count).map(at));
@@ -289,10 +349,15 @@ impl Session {
 
     /// Where the images' tokens are in `ids`.
     fn image_spans(&self, ids: &[u32], grids: &[Grid]) -> Vec<Range<usize>> {
-        let Some(image_token) = self.context.image_token_id else { return Vec::new() };
+        let Some(image_token) = self.context.image_token_id else {
+            return Vec::new();
+        };
         let mut from = 0;
         let next = |grid: &Grid| {
-            let start = ids[from..].iter().position(|id| *id == image_token).map_or(from, |found| from + found);
+            let start = ids[from..]
+                .iter()
+                .position(|id| *id == image_token)
+                .map_or(from, |found| from + found);
             from = start + grid.merged(self.context.spatial_merge_size);
             start..from
         };
@@ -302,7 +367,12 @@ impl Session {
     /// How many tokens, and images among them, `prompt` shares with the text. At least one token of it is new, since
     /// its scores are needed.
     fn common_start(&self, prompt: &Prompt, grids: &[Grid]) -> (usize, usize) {
-        let equal = self.tokens.iter().zip(&prompt.input_ids).take_while(|(a, b)| a == b).count();
+        let equal = self
+            .tokens
+            .iter()
+            .zip(&prompt.input_ids)
+            .take_while(|(a, b)| a == b)
+            .count();
         let mut kept = equal.min(prompt.input_ids.len().saturating_sub(1));
         let spans = self.image_spans(&prompt.input_ids, grids);
         let mut images = 0;
@@ -317,7 +387,10 @@ impl Session {
             images += 1;
         }
         // A generated image token is no image: no span of ours may be cut.
-        let cut = self.images.iter().find(|image| image.span.start < kept && kept < image.span.end);
+        let cut = self
+            .images
+            .iter()
+            .find(|image| image.span.start < kept && kept < image.span.end);
         (cut.map_or(kept, |image| image.span.start), images)
     }
 
@@ -335,6 +408,187 @@ impl Session {
 fn digest(patches: &Patches) -> u64 {
     let mut hasher = DefaultHasher::new();
     patches.grid.hash(&mut hasher);
-    patches.values.iter().for_each(|value| value.to_bits().hash(&mut hasher));
+    patches
+        .values
+        .iter()
+        .for_each(|value| value.to_bits().hash(&mut hasher));
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::scripted::{IMAGE, ScriptedDecoder, image, text_prompt, tokens_of};
+
+    fn settings(max_new_tokens: usize) -> GenerationSettings {
+        GenerationSettings {
+            max_new_tokens,
+            sampler: crate::SamplerSettings::greedy(),
+            ..GenerationSettings::default()
+        }
+    }
+
+    /// `before`, an image of two by three merged patches, `after`.
+    fn image_prompt(before: &str, mark: f32, after: &str) -> Prompt {
+        let input_ids = [tokens_of(before), vec![IMAGE; 6], tokens_of(after)].concat();
+        Prompt {
+            input_ids,
+            images: vec![image(mark, 4, 6)],
+        }
+    }
+
+    #[test]
+    fn features_take_the_place_of_image_tokens_whatever_the_chunks() {
+        // The image begins in the first chunk of eight and ends in the second.
+        let decoder = ScriptedDecoder::new(|_| 0);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        session.extend(image_prompt("abcde", 0.5, "f")).unwrap();
+        session.generate(settings(1)).unwrap().complete().unwrap();
+        let rows = log.rows.lock().unwrap();
+        let features: Vec<[f32; 2]> = rows[5..11].iter().map(|row| row.embedding).collect();
+        assert_eq!(features, [0, 1, 2, 3, 4, 5].map(|row| [0.5, row as f32]));
+        assert_eq!(rows[11].embedding[0], tokens_of("f")[0] as f32);
+        assert_eq!(
+            rows[11].position,
+            [8, 8, 8],
+            "5 text tokens, then max(2, 3) of the image"
+        );
+        assert_eq!(rows[10].position, [5, 6, 7]);
+        assert_eq!(log.encoded.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn several_images_are_encoded_one_after_another() {
+        let decoder = ScriptedDecoder::new(|_| 0);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        let input_ids = [vec![IMAGE; 2], vec![IMAGE], tokens_of("x")].concat();
+        let images = vec![image(1.0, 2, 4), image(2.0, 2, 2)];
+        session.extend(Prompt { input_ids, images }).unwrap();
+        session.generate(settings(1)).unwrap().complete().unwrap();
+        let marks: Vec<f32> = log.rows.lock().unwrap()[..3]
+            .iter()
+            .map(|row| row.embedding[0])
+            .collect();
+        assert_eq!(marks, [1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_second_turn_goes_on_with_its_own_image() {
+        let decoder = ScriptedDecoder::new(|_| tokens_of("z")[0]);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        session.extend(image_prompt("a", 1.0, "b")).unwrap();
+        session.generate(settings(2)).unwrap().complete().unwrap();
+        session.extend(image_prompt("c", 2.0, "d")).unwrap();
+        session.generate(settings(1)).unwrap().complete().unwrap();
+        let rows = log.rows.lock().unwrap();
+        // a, image, b, z, z, c, image, d: the last z of the first turn was computed with the second.
+        assert_eq!(rows.len(), 1 + 6 + 1 + 2 + 1 + 6 + 1);
+        assert_eq!(rows[7].position, [4, 4, 4]);
+        assert_eq!(
+            (rows[8].position[0], rows[9].position[0], rows[10].position[0]),
+            (5, 6, 7)
+        );
+        assert_eq!(
+            (rows[11].position.clone(), rows[16].position.clone()),
+            (vec![8, 8, 8], vec![8, 9, 10])
+        );
+        assert_eq!(rows[17].position, [11, 11, 11]);
+        assert_eq!(rows[11].embedding, [2.0, 0.0]);
+    }
+
+    #[test]
+    fn going_back_forgets_and_computes_the_last_token_again() {
+        let decoder = ScriptedDecoder::new(|ids| ids.len() as u32);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        session.extend(text_prompt("abc")).unwrap();
+        let first = session.generate(settings(4)).unwrap().complete().unwrap();
+        session.rewind(3).unwrap();
+        assert_eq!((session.tokens().len(), session.cached_tokens()), (3, 2));
+        let again = session.generate(settings(4)).unwrap().complete().unwrap();
+        assert_eq!(first.token_ids, again.token_ids);
+        assert_eq!(again.stats.prefilled_tokens, 1);
+        assert_eq!(log.rows.lock().unwrap()[3].position, [3, 3, 3]);
+        assert_eq!(session.rewind(0).unwrap_err().kind(), ErrorKind::Rewind);
+        assert!(session.rewind(100).unwrap_err().to_string().contains("100 of 7"));
+        let mut session = ScriptedDecoder::new(|_| 0).session();
+        session.extend(image_prompt("a", 1.0, "b")).unwrap();
+        assert!(
+            session
+                .rewind(7)
+                .unwrap_err()
+                .to_string()
+                .contains("inside an image")
+        );
+    }
+
+    #[test]
+    fn another_prompt_computes_only_what_differs() {
+        let decoder = ScriptedDecoder::new(|_| 0);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        let run = |session: &mut Session, prompt| {
+            session.replace(prompt).unwrap();
+            session
+                .generate(settings(2))
+                .unwrap()
+                .complete()
+                .unwrap()
+                .stats
+                .prefilled_tokens
+        };
+        assert_eq!(run(&mut session, image_prompt("ab", 1.0, "cd")), 10);
+        assert_eq!(
+            run(&mut session, image_prompt("ab", 1.0, "ce")),
+            1,
+            "all but the last token is shared"
+        );
+        assert_eq!(
+            run(&mut session, image_prompt("ab", 1.0, "ce")),
+            1,
+            "one token is always computed"
+        );
+        assert_eq!(log.encoded.lock().unwrap().len(), 1);
+        assert_eq!(
+            run(&mut session, image_prompt("ab", 2.0, "ce")),
+            8,
+            "the image is another one"
+        );
+        assert_eq!(log.encoded.lock().unwrap().len(), 2);
+        assert_eq!(log.rows.lock().unwrap()[2].embedding, [2.0, 0.0]);
+        assert_eq!(log.rows.lock().unwrap()[9].position, [6, 6, 6]);
+    }
+
+    #[test]
+    fn prompts_that_cannot_be_are_refused_and_change_nothing() {
+        let mut session = ScriptedDecoder::new(|_| 0).with_context(10).session();
+        let kind = |result: Result<()>| result.unwrap_err().kind();
+        assert_eq!(
+            kind(session.extend(text_prompt("12345678901"))),
+            ErrorKind::Prompt
+        );
+        assert_eq!(
+            kind(session.extend(Prompt {
+                input_ids: vec![9999],
+                images: vec![]
+            })),
+            ErrorKind::Prompt
+        );
+        assert_eq!(
+            kind(session.extend(Prompt {
+                input_ids: vec![IMAGE],
+                images: vec![]
+            })),
+            ErrorKind::Prompt
+        );
+        assert!(session.tokens().is_empty());
+        assert_eq!(
+            session.generate(settings(1)).err().unwrap().kind(),
+            ErrorKind::Prompt
+        );
+    }
 }

@@ -31,15 +31,24 @@ pub struct Stats {
 
 /// `count` per second, or 0.
 pub(crate) fn rate(count: usize, time: Duration) -> f64 {
-    if count == 0 || time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+    if count == 0 || time.is_zero() {
+        0.0
+    } else {
+        count as f64 / time.as_secs_f64()
+    }
 }
 
 /// Most memory that this process ever had resident, in bytes, or 0 where the system does not say.
 pub fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kibibytes = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let kibibytes = status.lines().find_map(|line| {
+        line.strip_prefix("VmHWM:")?
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
     kibibytes.unwrap_or(0) * 1024
 }
 
@@ -50,7 +59,10 @@ mod tests {
     #[test]
     fn rates_do_not_divide_by_zero() {
         assert_eq!(rate(10, Duration::from_secs(2)), 5.0);
-        assert_eq!((rate(0, Duration::from_secs(1)), rate(3, Duration::ZERO)), (0.0, 0.0));
+        assert_eq!(
+            (rate(0, Duration::from_secs(1)), rate(3, Duration::ZERO)),
+            (0.0, 0.0)
+        );
     }
 
     #[cfg(target_os = "linux")]

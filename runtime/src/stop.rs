@@ -8,21 +8,37 @@ pub(crate) struct StopStrings {
 impl StopStrings {
     /// Empty strings are left out: they would stop before the first token.
     pub(crate) fn new(strings: &[String]) -> Self {
-        let strings = strings.iter().filter(|string| !string.is_empty()).cloned().collect();
-        Self { strings, held: String::new() }
+        let strings = strings
+            .iter()
+            .filter(|string| !string.is_empty())
+            .cloned()
+            .collect();
+        Self {
+            strings,
+            held: String::new(),
+        }
     }
 
     /// Takes a piece. Returns the text that is certain now, and whether a stop string was found; the text ends before it
     /// then, and the rest is dropped.
     pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        let found = self.strings.iter().filter_map(|string| self.held.find(string.as_str())).min();
+        let found = self
+            .strings
+            .iter()
+            .filter_map(|string| self.held.find(string.as_str()))
+            .min();
         if let Some(start) = found {
             let text = self.held[..start].to_owned();
             self.held.clear();
             return (text, true);
         }
-        let keep = self.strings.iter().map(|string| overlap(&self.held, string)).max().unwrap_or(0);
+        let keep = self
+            .strings
+            .iter()
+            .map(|string| overlap(&self.held, string))
+            .max()
+            .unwrap_or(0);
         let text = self.held[..self.held.len() - keep].to_owned();
         self.held.drain(..text.len());
         (text, false)
@@ -65,9 +81,15 @@ mod tests {
 
     #[test]
     fn a_stop_string_never_leaks_in_part() {
-        assert_eq!(run(&["<end>"], &["a<", "e", "nd", "> b"]), (vec!["a".into(), "".into(), "".into(), "".into()], true));
+        assert_eq!(
+            run(&["<end>"], &["a<", "e", "nd", "> b"]),
+            (vec!["a".into(), "".into(), "".into(), "".into()], true)
+        );
         let (texts, found) = run(&["<end>"], &["a<", "en", "x"]);
-        assert_eq!((texts.concat(), found, texts[0].as_str()), ("a<enx".into(), false, "a"));
+        assert_eq!(
+            (texts.concat(), found, texts[0].as_str()),
+            ("a<enx".into(), false, "a")
+        );
     }
 
     #[test]
@@ -78,7 +100,10 @@ mod tests {
     #[test]
     fn the_first_of_several_wins_and_characters_stay_whole() {
         assert_eq!(run(&["。完", "\n"], &["甲。", "乙\n。完"]).0.concat(), "甲。乙");
-        assert_eq!(run(&["é!"], &["caf\u{e9}", "!"]), (vec!["caf".into(), "".into()], true));
+        assert_eq!(
+            run(&["é!"], &["caf\u{e9}", "!"]),
+            (vec!["caf".into(), "".into()], true)
+        );
         assert_eq!(run(&[""], &["a"]).0.concat(), "a");
     }
 }

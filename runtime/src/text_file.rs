@@ -20,8 +20,14 @@ pub(crate) struct TextFile {
 impl TextFile {
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let temporary = beside(path, ".partial");
-        let file = File::create(&temporary).with_context(|| format!("cannot create `{}`", temporary.display()))?;
-        Ok(Self { path: path.to_owned(), temporary, file: BufWriter::new(file), flushed: Instant::now() })
+        let file =
+            File::create(&temporary).with_context(|| format!("cannot create `{}`", temporary.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            temporary,
+            file: BufWriter::new(file),
+            flushed: Instant::now(),
+        })
     }
 
     /// Where the text is until it is whole.
@@ -48,8 +54,13 @@ impl TextFile {
     /// Gives the file its name.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.sync()?;
-        std::fs::rename(&self.temporary, &self.path)
-            .with_context(|| format!("cannot rename `{}` to `{}`", self.temporary.display(), self.path.display()))?;
+        std::fs::rename(&self.temporary, &self.path).with_context(|| {
+            format!(
+                "cannot rename `{}` to `{}`",
+                self.temporary.display(),
+                self.path.display()
+            )
+        })?;
         // The new name is on the disk only when the folder is.
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {

@@ -100,8 +100,14 @@ pub struct Manuscript {
 impl Manuscript {
     /// The text: each section under its main point as a Markdown heading, with empty lines between.
     pub fn text(&self) -> String {
-        let headings = self.plan.sections.iter().map(|section| heading(&section.main_point));
-        let sections = headings.zip(&self.sections).map(|(heading, section)| heading + &section.text);
+        let headings = self
+            .plan
+            .sections
+            .iter()
+            .map(|section| heading(&section.main_point));
+        let sections = headings
+            .zip(&self.sections)
+            .map(|(heading, section)| heading + &section.text);
         sections.collect::<Vec<_>>().join("\n\n")
     }
 
@@ -117,7 +123,9 @@ impl Manuscript {
 
     /// Whether the last section was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.sections.last().is_some_and(|section| section.reason == FinishReason::Cancelled)
+        self.sections
+            .last()
+            .is_some_and(|section| section.reason == FinishReason::Cancelled)
     }
 
     /// Tokens that a word took so far.
@@ -129,7 +137,10 @@ impl Manuscript {
 
     /// Words for section `index`: its target, and what the sections before it are short of or over, at most by half.
     fn words_of(&self, index: usize) -> usize {
-        let planned: usize = self.plan.sections[..index].iter().map(|section| section.words).sum();
+        let planned: usize = self.plan.sections[..index]
+            .iter()
+            .map(|section| section.words)
+            .sum();
         let target = self.plan.sections[index].words as f64;
         let owed = planned as f64 - self.words() as f64;
         (target + owed).clamp(target * 0.5, target * 1.5).round().max(1.0) as usize
@@ -152,12 +163,27 @@ impl Writer {
     /// # Errors
     /// The session cannot be made.
     pub fn new(engine: &Engine, task: Task, settings: WriterSettings) -> Result<Self> {
-        Ok(Self::with_session(engine.processor().clone(), engine.session()?, task, settings))
+        Ok(Self::with_session(
+            engine.processor().clone(),
+            engine.session()?,
+            task,
+            settings,
+        ))
     }
 
     /// A writer on any session.
-    pub fn with_session(processor: Processor, session: Session, task: Task, settings: WriterSettings) -> Self {
-        Self { processor, session, task, settings }
+    pub fn with_session(
+        processor: Processor,
+        session: Session,
+        task: Task,
+        settings: WriterSettings,
+    ) -> Self {
+        Self {
+            processor,
+            session,
+            task,
+            settings,
+        }
     }
 
     /// Makes a plan of `sections` sections, or as many as are usual, whose targets add up to `words`.
@@ -176,13 +202,20 @@ impl Writer {
     ) -> Result<Plan> {
         let count = sections.unwrap_or_else(|| section_count(words));
         if count == 0 || words < count {
-            return Err(Error::setting("sections", count, "use at least 1, and no more than there are words"));
+            return Err(Error::setting(
+                "sections",
+                count,
+                "use at least 1, and no more than there are words",
+            ));
         }
         let request = plan_request(&self.task.instruction, count, words);
         let mut plan = Plan::default();
         for (index, words) in share_words(words, count).into_iter().enumerate() {
             let main_point = self.main_point(&request, &plan)?;
-            event(WriterEvent::PlanLine { index, main_point: main_point.clone() });
+            event(WriterEvent::PlanLine {
+                index,
+                main_point: main_point.clone(),
+            });
             plan.sections.push(PlannedSection { main_point, words });
         }
         Ok(plan)
@@ -193,7 +226,10 @@ impl Writer {
     /// # Errors
     /// As for [`write_section`](Self::write_section).
     pub fn write(&mut self, plan: Plan, mut event: impl FnMut(WriterEvent)) -> Result<Manuscript> {
-        let mut manuscript = Manuscript { plan, sections: Vec::new() };
+        let mut manuscript = Manuscript {
+            plan,
+            sections: Vec::new(),
+        };
         while manuscript.sections.len() < manuscript.plan.sections.len() && !manuscript.is_cancelled() {
             let section = self.write_section(&manuscript, &mut event)?;
             manuscript.sections.push(section);
@@ -213,18 +249,28 @@ impl Writer {
     ) -> Result<WrittenSection> {
         let index = manuscript.sections.len();
         let Some(section) = manuscript.plan.sections.get(index) else {
-            return Err(Error::setting("sections", index, "all sections of the plan are written"));
+            return Err(Error::setting(
+                "sections",
+                index,
+                "all sections of the plan are written",
+            ));
         };
         let words = manuscript.words_of(index);
         let length = Length::new(words, manuscript.tokens_per_word());
         event(WriterEvent::SectionStarted { index, words });
         let between = if index == 0 { "" } else { "\n\n" };
-        event(WriterEvent::Text(between.to_owned() + &heading(&section.main_point)));
+        event(WriterEvent::Text(
+            between.to_owned() + &heading(&section.main_point),
+        ));
         self.prepare_section(manuscript, index, words, length)?;
         let mut stop = self.settings.stop.clone();
         stop.push(format!("\n{}", line_start(index + 1)));
         let written = self.write_text(length, stop, event)?;
-        event(WriterEvent::SectionFinished { index, words: written.words, reason: written.reason });
+        event(WriterEvent::SectionFinished {
+            index,
+            words: written.words,
+            reason: written.reason,
+        });
         Ok(written)
     }
 
@@ -284,14 +330,23 @@ impl Writer {
 
     fn main_point(&mut self, request: &str, plan: &Plan) -> Result<String> {
         let index = plan.sections.len();
-        let before = if index == 0 { String::new() } else { plan.to_lines() + "\n\n" };
+        let before = if index == 0 {
+            String::new()
+        } else {
+            plan.to_lines() + "\n\n"
+        };
         let line = before + &line_start(index);
         let taken = |point: &str| {
-            plan.sections.iter().any(|section| section.main_point.eq_ignore_ascii_case(point))
+            plan.sections
+                .iter()
+                .any(|section| section.main_point.eq_ignore_ascii_case(point))
         };
         for attempt in 0..MAIN_POINT_TRIES {
             self.ask(request, &line)?;
-            let output = self.session.generate(self.main_point_settings(index, attempt))?.complete()?;
+            let output = self
+                .session
+                .generate(self.main_point_settings(index, attempt))?
+                .complete()?;
             if output.reason == FinishReason::Cancelled {
                 return Err(Inner::Cancelled.into());
             }
@@ -335,7 +390,9 @@ impl Writer {
         let messages: Vec<Message> = system.chain([user]).collect();
         let mut prompt = self.processor.prompt(&messages, &self.task.images)?;
         if !answer.is_empty() {
-            prompt.input_ids.extend(self.processor.tokenizer().encode(answer, false)?);
+            prompt
+                .input_ids
+                .extend(self.processor.tokenizer().encode(answer, false)?);
         }
         Ok(prompt)
     }
@@ -345,23 +402,27 @@ fn heading(main_point: &str) -> String {
     format!("## {main_point}\n\n")
 }
 
+/// The form of the lines is not shown: each line is begun for the model, and a small model copies what it is shown.
 fn plan_request(instruction: &str, sections: usize, words: usize) -> String {
     format!(
-        "{instruction}\n\nDo not write the text yet. First make its plan: {sections} paragraphs, {words} words in all. \
-         Give every paragraph one line of this form:\n\
-         {} [a short phrase that says what it is about] - Word Count: [number] words\n\
-         The paragraphs follow from one another, and no two are about the same.",
-        line_start(0)
+        "{instruction}\n\nMake a plan for this text first. It has {words} words in {sections} paragraphs. Say in one \
+         short phrase for each paragraph what its main point is. No two paragraphs have the same main point."
     )
 }
 
 fn section_request(instruction: &str, plan: &Plan, index: usize, words: usize, written: &str) -> String {
-    let so_far = if written.is_empty() { "Nothing is written yet." } else { written };
-    let (number, count) = (index + 1, plan.sections.len());
+    let so_far = match written {
+        "" => String::new(),
+        text => format!("This much of the text is written:\n\n{text}\n\n"),
+    };
+    let place = match index {
+        0 => "Write the first paragraph".to_owned(),
+        _ if index + 1 == plan.sections.len() => "Go on with the last paragraph".to_owned(),
+        _ => format!("Go on with paragraph {}", index + 1),
+    };
     format!(
-        "The task:\n{instruction}\n\nThe plan of the text:\n{}\n\nThe text so far:\n{so_far}\n\n\
-         Now write paragraph {number} of {count} and nothing else. Its main point: {}. Write about {words} words. Go on \
-         where the text so far ends, repeat nothing of it, and write no heading.",
+        "{instruction}\n\nThe plan of the text:\n\n{}\n\n{so_far}{place} of the plan, {}, in about {words} words. Write \
+         only this paragraph, without a heading.",
         plan.to_lines(),
         plan.sections[index].main_point
     )
@@ -386,5 +447,173 @@ fn last_words(text: &str, words: usize) -> &str {
     }
     let tail = &text[start..];
     let begin = tail.find("\n\n").or_else(|| tail.find(". ").map(|at| at + 1));
-    begin.filter(|begin| *begin < tail.len() / 4).map_or(tail, |begin| &tail[begin..]).trim_start()
+    begin
+        .filter(|begin| *begin < tail.len() / 4)
+        .map_or(tail, |begin| &tail[begin..])
+        .trim_start()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{END, ScriptedDecoder, processor, text_of, token_of};
+
+    /// Answers requests for a main point with `points`, and for text with the same short sentences without end.
+    fn author(points: &'static [&'static str]) -> ScriptedDecoder {
+        ScriptedDecoder::new(move |ids| {
+            let text = text_of(ids);
+            let answer = text.rsplit("assistant\n").next().unwrap_or("").to_owned();
+            let next = match answer.rfind("Main Point:") {
+                Some(at) => {
+                    let number = answer.matches("Main Point:").count() - 1;
+                    let line = format!(" {}\nmore", points[number % points.len()]);
+                    line.as_bytes()
+                        .get(answer.len() - at - "Main Point:".len())
+                        .copied()
+                }
+                None => "One two three four five. ".bytes().cycle().nth(answer.len()),
+            };
+            next.map_or(END, token_of)
+        })
+    }
+
+    fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
+        let task = Task {
+            instruction: "Write about bees.".to_owned(),
+            ..Task::default()
+        };
+        Writer::with_session(processor(), decoder.session(), task, settings)
+    }
+
+    fn greedy() -> WriterSettings {
+        WriterSettings {
+            sampler: SamplerSettings::greedy(),
+            ..WriterSettings::default()
+        }
+    }
+
+    #[test]
+    fn a_plan_has_the_words_that_were_asked_for() {
+        let mut lines = Vec::new();
+        let mut writer = writer(
+            author(&["Why bees matter", "What harms them", "What helps"]),
+            greedy(),
+        );
+        let plan = writer.plan(100, Some(3), |event| lines.push(event)).unwrap();
+        let points: Vec<&str> = plan
+            .sections
+            .iter()
+            .map(|section| section.main_point.as_str())
+            .collect();
+        assert_eq!(points, ["Why bees matter", "What harms them", "What helps"]);
+        assert_eq!((plan.words(), lines.len()), (100, 3));
+    }
+
+    #[test]
+    fn a_main_point_that_is_there_already_gets_a_plain_name() {
+        let mut writer = writer(author(&["Bees"]), greedy());
+        let plan = writer.plan(20, Some(2), |_| ()).unwrap();
+        assert_eq!(plan.sections[0].main_point, "Bees");
+        assert_eq!(plan.sections[1].main_point, "Part 2");
+        assert!(
+            writer.plan(1, Some(2), |_| ()).is_err(),
+            "more sections than words"
+        );
+    }
+
+    #[test]
+    fn sections_end_with_a_sentence_near_their_target() {
+        let mut writer = writer(author(&["Bees", "Wasps"]), greedy());
+        let plan = writer.plan(60, Some(2), |_| ()).unwrap();
+        let mut shown = String::new();
+        let manuscript = writer
+            .write(plan, |event| match event {
+                WriterEvent::Text(text) => shown.push_str(&text),
+                WriterEvent::Generation(Event::Token { text, .. } | Event::Finished { text, .. }) => {
+                    shown.push_str(&text);
+                }
+                _ => {}
+            })
+            .unwrap();
+        assert_eq!(shown, manuscript.text(), "what was shown is what stays");
+        assert!(manuscript.is_complete());
+        for section in &manuscript.sections {
+            assert_eq!(section.reason, FinishReason::WordBudget);
+            assert!(
+                section.text.ends_with("five.") && (29..=34).contains(&section.words),
+                "{section:?}"
+            );
+        }
+        assert!(
+            shown.starts_with("## Bees\n\nOne two") && shown.contains("five.\n\n## Wasps\n\nOne"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn later_sections_make_up_for_earlier_ones() {
+        let section = |words| PlannedSection {
+            main_point: String::new(),
+            words,
+        };
+        let written = |words| WrittenSection {
+            text: String::new(),
+            token_ids: vec![0; 2 * words],
+            words,
+            reason: FinishReason::Eos,
+        };
+        let plan = Plan {
+            sections: vec![section(100), section(100), section(100)],
+        };
+        let after = |words| Manuscript {
+            plan: plan.clone(),
+            sections: vec![written(words)],
+        };
+        assert_eq!(
+            [80, 100, 130, 10].map(|words| after(words).words_of(1)),
+            [120, 100, 70, 150]
+        );
+        assert_eq!(
+            (after(80).tokens_per_word(), after(10).tokens_per_word()),
+            (Some(2.0), None)
+        );
+    }
+
+    #[test]
+    fn a_cancelled_section_is_kept_and_ends_the_writing() {
+        let settings = greedy();
+        let cancel = settings.cancel.clone();
+        let mut writer = writer(author(&["Bees", "Wasps"]), settings);
+        let plan = writer.plan(60, Some(2), |_| ()).unwrap();
+        let mut tokens = 0;
+        let manuscript = writer
+            .write(plan, |event| {
+                tokens += usize::from(matches!(event, WriterEvent::Generation(Event::Token { .. })));
+                if tokens == 12 {
+                    cancel.cancel();
+                }
+            })
+            .unwrap();
+        assert_eq!(manuscript.sections.len(), 1);
+        assert!(manuscript.is_cancelled() && !manuscript.is_complete());
+        assert_eq!(manuscript.sections[0].text, "One two thre");
+    }
+
+    #[test]
+    fn a_long_text_is_shown_from_near_its_end() {
+        let text = format!("{}\n\nThe last part. It ends.", "word ".repeat(1000).trim_end());
+        let tail = last_words(&text, 10);
+        assert!(tail.ends_with("It ends.") && count_words(tail) <= 11, "{tail}");
+        assert_eq!(last_words("short text", 600), "short text");
+        assert_eq!(last_words(&"字".repeat(50), 10).chars().count(), 10);
+    }
+
+    #[test]
+    fn a_manuscript_is_plain_data() {
+        let mut writer = writer(author(&["Bees"]), greedy());
+        let plan = writer.plan(30, Some(1), |_| ()).unwrap();
+        let manuscript = writer.write(plan, |_| ()).unwrap();
+        let stored = serde_json::to_string(&manuscript).unwrap();
+        assert_eq!(serde_json::from_str::<Manuscript>(&stored).unwrap(), manuscript);
+    }
 }

@@ -12,7 +12,8 @@ from checkpoint import write_safetensors
 
 GREEDY_STEPS = 64
 STEP_STRIDE = 4
-SMALLEST_GAP = 2e-3
+SMALLEST_GAP = 1e-3
+FEWEST_TOKENS = 12
 
 
 @dataclass
@@ -26,6 +27,10 @@ class Greedy:
         """The smallest distance between the two best logits of a step."""
         best = self.logits.topk(2, dim=-1).values
         return (best[:, 0] - best[:, 1]).min().item()
+
+    def is_varied(self) -> bool:
+        """Whether more is written than one token over and over."""
+        return len(set(self.ids)) >= FEWEST_TOKENS
 
     def thinned(self) -> torch.Tensor:
         """The logits of steps 0, 4, 8 …"""

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import checkpoint
+import exact
 import record
 import tiny_tokenizer
 from tiny_tokenizer import special_id, write_json
@@ -119,15 +120,36 @@ def prepare(tokenizer) -> dict[str, tuple[dict, dict]]:
     }
 
 
-def is_good(model, prompts: dict, stop: int) -> bool:
-    """Whether no prompt stops early and the best two logits are always well apart."""
-    model.generation_config.eos_token_id = stop
-    model.generation_config.pad_token_id = special_id("<|endoftext|>")
-    for _, inputs in prompts.values():
-        greedy = record.greedy(model, inputs)
-        if len(greedy.ids) < record.GREEDY_STEPS or stop in greedy.ids or greedy.gap() < record.SMALLEST_GAP:
-            return False
-    return True
+def recorded(model, inputs: dict) -> dict[str, torch.Tensor]:
+    """Everything that is compared: the logits of the prompt and of each greedy step."""
+    return {"step_logits": record.greedy(model, inputs).logits, "prompt_logits": model(**inputs).logits[0]}
+
+
+def distances(model, double, prompts: dict) -> dict[str, float]:
+    """How far float32 is from float64, by prompt and result."""
+    return {
+        f"{name}.{key}": distance
+        for name, (_, inputs) in prompts.items()
+        for key, distance in exact.distances(model, double, inputs, recorded).items()
+    }
+
+
+def is_telling(greedy: record.Greedy, stop: int) -> bool:
+    """Whether greedy tokens run to the end, vary, and are well apart from the runners-up."""
+    return (
+        len(greedy.ids) == record.GREEDY_STEPS
+        and stop not in greedy.ids
+        and greedy.gap() >= record.SMALLEST_GAP
+        and greedy.is_varied()
+    )
+
+
+def is_good(model, double, prompts: dict, stop: int) -> bool:
+    """Whether every prompt is telling, and float32 is close to float64."""
+    if not all(is_telling(record.greedy(model, inputs), stop) for _, inputs in prompts.values()):
+        return False
+    exact.copy_weights(model, double)
+    return max(distances(model, double, prompts).values()) <= exact.LIMIT
 
 
 def search(folder: Path, prompts: dict, dtype: torch.dtype, first_seed: int, shards: int) -> int:
@@ -135,10 +157,13 @@ def search(folder: Path, prompts: dict, dtype: torch.dtype, first_seed: int, sha
     config = AutoConfig.from_pretrained(folder)
     config.dtype = torch.float32
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model.generation_config.eos_token_id = config.eos_token_id
+    model.generation_config.pad_token_id = special_id("<|endoftext|>")
+    double = exact.twin(model)
     for seed in range(first_seed, first_seed + SEEDS):
         checkpoint.randomise(model, seed)
         checkpoint.round_to(model, dtype)
-        if is_good(model, prompts, config.eos_token_id):
+        if is_good(model, double, prompts, config.eos_token_id):
             checkpoint.write_weights(folder, checkpoint.stored_weights(model, dtype), shards)
             return seed
     raise SystemExit(f"{folder.name}: no good seed among {SEEDS}")
@@ -154,9 +179,11 @@ def make(name: str, config: dict, dtype: torch.dtype, first_seed: int, shards: i
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
+    rounding = exact.check(distances(model, exact.twin(model), prompts))
     summaries, tensors = {}, {}
     for prompt, (summary, inputs) in prompts.items():
         greedy = record.greedy(model, inputs)
+        assert is_telling(greedy, model.config.eos_token_id), (prompt, greedy.ids, greedy.gap())
         summaries[prompt] = summary | {
             "input_ids": inputs["input_ids"][0].tolist(),
             "greedy_ids": greedy.ids,
@@ -166,10 +193,12 @@ def make(name: str, config: dict, dtype: torch.dtype, first_seed: int, shards: i
         tensors[f"{prompt}.step_logits"] = greedy.thinned()
         tensors[f"{prompt}.prompt_logits"] = model(**inputs).logits[0]
     gap = min(summary["smallest_gap"] for summary in summaries.values())
-    assert gap >= record.SMALLEST_GAP, gap
     expected = {"case": name, "greedy_steps": record.GREEDY_STEPS, "smallest_gap": gap, "prompts": summaries}
     record.write_expected(folder, expected, tensors)
-    print(f"{name}: seed {seed}, smallest gap {gap:.4f}, {record.folder_size(folder) / 1024:.0f} KiB")
+    print(
+        f"{name}: seed {seed}, smallest gap {gap:.4f}, float32 within {rounding:.1e} of float64, "
+        f"{record.folder_size(folder) / 1024:.0f} KiB"
+    )
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ pub mod gguf;
 mod network;
 mod ops;
 
+pub use candle_core::Tensor;
 pub use error::Error;
 pub use network::Network;
 pub use ops::CandleOps;
