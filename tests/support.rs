@@ -1,1 +1,31 @@
-//! What crosses crates; see the test files beside this one.
+//! What the test files beside this one share: fixtures, bundles made of them, both engines, and the real binaries.
+//!
+//! Everything here panics where it cannot go on: a test that cannot run has failed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+#[path = "support/bundle.rs"]
+mod bundle;
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/difference.rs"]
+mod difference;
+#[path = "support/engine.rs"]
+mod engine;
+#[path = "support/fixture.rs"]
+mod fixture;
+#[path = "support/folder.rs"]
+mod folder;
+#[path = "support/random.rs"]
+mod random;
+
+pub use bundle::{Quiet, bundle, bundle_with_adapter, export_into, recipe};
+pub use command::{Run, lwv_export, lwv_write};
+pub use difference::{Difference, cosine, highest};
+pub use engine::{OrtText, engine, graph, library, session};
+pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};
+pub use folder::{copy_folder, read_json, scratch, target_folder, workspace, write_json};
+pub use random::Random;

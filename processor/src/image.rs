@@ -31,8 +31,8 @@ pub fn open_image(path: &Path) -> Result<RgbImage> {
 
 /// Decodes a JPEG, PNG or WebP image, told by its content, to 8-bit RGB. `name` stands in error messages.
 ///
-/// Like transformers' `load_image`: the EXIF orientation is applied; alpha is dropped, not blended with a background;
-/// grey, palettes and CMYK become RGB; of 16 bits the upper 8 are kept; of an animation the first frame is taken.
+/// Like transformers' `load_image` and `convert_to_rgb`: the EXIF orientation is applied; what is transparent lies on
+/// white; grey, palettes and CMYK become RGB; of 16 bits the upper 8 are kept; of an animation the first frame is taken.
 ///
 /// # Errors
 /// Nothing in it, not an image, of another format, truncated, damaged, more than [`MAX_PIXELS`] pixels, longer than
@@ -154,28 +154,28 @@ fn zeros(bytes: u64, name: &str) -> Result<Vec<u8>> {
     Ok(samples)
 }
 
-/// Makes decoded samples RGB, as Pillow's `convert("RGB")` does.
+/// Makes decoded samples RGB, as `convert_to_rgb` in transformers `image_transforms.py` does.
 fn to_rgb(samples: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
     Some(match color {
         ColorType::Rgb8 => samples,
-        ColorType::Rgba8 => samples
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .flat_map(|[r, g, b, _]| [*r, *g, *b])
-            .collect(),
+        ColorType::Rgba8 => samples.as_chunks::<4>().0.iter().flat_map(|[r, g, b, a]| on_white([*r, *g, *b], *a)).collect(),
         ColorType::L8 => samples.iter().flat_map(|grey| [*grey; 3]).collect(),
-        ColorType::La8 => samples
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .flat_map(|[grey, _]| [*grey; 3])
-            .collect(),
+        ColorType::La8 => samples.as_chunks::<2>().0.iter().flat_map(|[grey, a]| on_white([*grey; 3], *a)).collect(),
         ColorType::Rgb16 => to_rgb(upper_halves(&samples), ColorType::Rgb8)?,
         ColorType::Rgba16 => to_rgb(upper_halves(&samples), ColorType::Rgba8)?,
         ColorType::L16 => to_rgb(upper_halves(&samples), ColorType::L8)?,
         ColorType::La16 => to_rgb(upper_halves(&samples), ColorType::La8)?,
         _ => return None,
+    })
+}
+
+/// A pixel of some opacity in front of white, in the fixed-point arithmetic of Pillow's `AlphaComposite.c`.
+fn on_white(pixel: [u8; 3], alpha: u8) -> [u8; 3] {
+    const BITS: u32 = 7;
+    let (front, back) = (u32::from(alpha), 255 - u32::from(alpha));
+    pixel.map(|channel| {
+        let sum = (u32::from(channel) * front + 255 * back + 128) << BITS;
+        ((((sum >> 8) + sum) >> 8) >> BITS) as u8
     })
 }
 
@@ -247,12 +247,12 @@ mod tests {
             pixels(&png(&[7, 9], 2, 1, ExtendedColorType::L8)),
             [7, 7, 7, 9, 9, 9]
         );
-        // Alpha 0 and 128 leave the colour as it is.
+        // Nothing, half and all of a pixel in front of white.
         assert_eq!(
-            pixels(&png(&[1, 2, 3, 0, 4, 5, 6, 128], 2, 1, ExtendedColorType::Rgba8)),
-            [1, 2, 3, 4, 5, 6]
+            pixels(&png(&[1, 2, 3, 0, 0, 100, 255, 128, 1, 2, 3, 255], 3, 1, ExtendedColorType::Rgba8)),
+            [255, 255, 255, 127, 177, 255, 1, 2, 3]
         );
-        assert_eq!(pixels(&png(&[7, 0], 1, 1, ExtendedColorType::La8)), [7, 7, 7]);
+        assert_eq!(pixels(&png(&[7, 0], 1, 1, ExtendedColorType::La8)), [255, 255, 255]);
     }
 
     #[test]

@@ -327,12 +327,7 @@ impl Desk {
             print_text("\n")?;
         }
         match (self.file, &recipe.out) {
-            (Some(file), _) if cancelled => {
-                say(&format!(
-                    "cancelled; what was written is in `{}`",
-                    file.keep()?.display()
-                ));
-            }
+            (Some(file), _) if cancelled => keep(file, "cancelled; ", !self.text.is_empty()),
             (Some(mut file), Some(path)) => {
                 file.push("\n")?;
                 file.finish()?;
@@ -348,13 +343,20 @@ impl Desk {
 
     /// Keeps what was written before a failure.
     fn abandon(self) {
-        let Some(file) = self.file else { return };
-        let written = !self.text.is_empty();
-        let place = file.temporary().to_owned();
-        match file.keep() {
-            Ok(kept) if written => say(&format!("what was written is in `{}`", kept.display())),
-            // An empty file is of no use to anyone.
-            _ => drop(std::fs::remove_file(place)),
+        if let Some(file) = self.file {
+            keep(file, "", !self.text.is_empty());
+        }
+    }
+}
+
+/// Leaves a text that is not whole where it is, and says where. An empty one is of no use to anyone.
+fn keep(file: TextFile, why: &str, written: bool) {
+    let place = file.temporary().to_owned();
+    match file.keep() {
+        Ok(kept) if written => say(&format!("{why}what was written is in `{}`", kept.display())),
+        _ => {
+            let _ = std::fs::remove_file(place);
+            say(&format!("{why}nothing was written"));
         }
     }
 }

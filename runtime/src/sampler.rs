@@ -1,5 +1,5 @@
-use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Inner, Result};
@@ -172,7 +172,7 @@ impl Sampler {
         }
         self.collect(logits, logits[best]);
         self.keep_top_k();
-        self.weigh(logits[best]);
+        self.weigh();
         self.keep_top_p();
         self.keep_min_p();
         Ok(self.draw())
@@ -239,7 +239,7 @@ impl Sampler {
     }
 
     /// Turns scores into probabilities.
-    fn weigh(&mut self, _best: f32) {
+    fn weigh(&mut self) {
         // The best score was subtracted already, so no exponential overflows.
         let mut total = 0.0;
         for candidate in &mut self.candidates {

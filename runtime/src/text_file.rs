@@ -1,20 +1,15 @@
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-
-/// Longest time that text stays in memory only.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// A text file that appears under its name when it is whole. Until then it grows under a temporary name beside it,
 /// where it is left if the process ends early.
 pub(crate) struct TextFile {
     path: PathBuf,
     temporary: PathBuf,
-    file: BufWriter<File>,
-    flushed: Instant,
+    file: File,
 }
 
 impl TextFile {
@@ -25,8 +20,7 @@ impl TextFile {
         Ok(Self {
             path: path.to_owned(),
             temporary,
-            file: BufWriter::new(file),
-            flushed: Instant::now(),
+            file,
         })
     }
 
@@ -35,17 +29,14 @@ impl TextFile {
         &self.temporary
     }
 
+    /// Appends text. It is the system's at once, so that it is there even if this process is killed; tokens come too
+    /// slowly for a buffer to pay.
     pub(crate) fn push(&mut self, text: &str) -> Result<()> {
-        let failed = || format!("cannot write `{}`; is the disk full?", self.temporary.display());
-        self.file.write_all(text.as_bytes()).with_context(failed)?;
-        if self.flushed.elapsed() >= FLUSH_EVERY {
-            self.file.flush().with_context(failed)?;
-            self.flushed = Instant::now();
-        }
-        Ok(())
+        let written = self.file.write_all(text.as_bytes());
+        written.with_context(|| format!("cannot write `{}`; is the disk full?", self.temporary.display()))
     }
 
-    /// Writes what is in memory to the disk and leaves the file under its temporary name.
+    /// Brings the text to the disk and leaves the file under its temporary name.
     pub(crate) fn keep(mut self) -> Result<PathBuf> {
         self.sync()?;
         Ok(self.temporary)
@@ -70,8 +61,8 @@ impl TextFile {
     }
 
     fn sync(&mut self) -> Result<()> {
-        let result = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        result.with_context(|| format!("cannot write `{}`; is the disk full?", self.temporary.display()))
+        let synced = self.file.sync_all();
+        synced.with_context(|| format!("cannot write `{}`; is the disk full?", self.temporary.display()))
     }
 }
 

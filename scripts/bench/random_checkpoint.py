@@ -1,0 +1,162 @@
+"""Makes a random checkpoint of Qwen2.5-VL-7B's exact geometry: bf16, sharded, about 16 GB, with nothing but numpy.
+
+    python scripts/bench/random_checkpoint.py CHECKPOINT [--layers N] [--blocks N]
+
+Weights are noise of one magnitude. Tokenizer and image settings are those of a tiny fixture: the folder is for measuring
+how an exporter copes with its size, not for reading.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+FIXTURE = Path(__file__).parents[2] / "tests/fixtures/tiny/flat_f32"
+SIDE_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+]
+SHARD_BYTES = 4 << 30
+HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 3584, 18944, 28, 4, 128, 152064
+VISION, VISION_INNER, VISION_HEADS = 1280, 3420, 16
+
+
+def config(layers: int, blocks: int) -> dict:
+    """config.json in the flat spelling of the published checkpoints, with the special tokens of the fixture."""
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 128000,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "bos_token_id": 328,
+        "eos_token_id": 330,
+        "image_token_id": 334,
+        "video_token_id": 335,
+        "vision_start_token_id": 331,
+        "vision_end_token_id": 332,
+        "torch_dtype": "bfloat16",
+        "vision_config": {
+            "depth": blocks,
+            "hidden_size": VISION,
+            "intermediate_size": VISION_INNER,
+            "num_heads": VISION_HEADS,
+            "in_chans": 3,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            "out_hidden_size": HIDDEN,
+            "hidden_act": "silu",
+        },
+    }
+
+
+def shapes(layers: int, blocks: int) -> dict[str, list[int]]:
+    """Every tensor's shape, under the names of the published checkpoints."""
+    query, key_value = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    tensors = {"visual.patch_embed.proj.weight": [VISION, 3, 2, 14, 14]}
+    for block in range(blocks):
+        prefix = f"visual.blocks.{block}"
+        tensors |= {f"{prefix}.{norm}.weight": [VISION] for norm in ("norm1", "norm2")}
+        tensors |= linear(f"{prefix}.attn.qkv", VISION, 3 * VISION, True)
+        tensors |= linear(f"{prefix}.attn.proj", VISION, VISION, True)
+        tensors |= feed_forward(f"{prefix}.mlp", VISION, VISION_INNER, True)
+    tensors |= {"visual.merger.ln_q.weight": [VISION]}
+    tensors |= linear("visual.merger.mlp.0", 4 * VISION, 4 * VISION, True)
+    tensors |= linear("visual.merger.mlp.2", 4 * VISION, HIDDEN, True)
+    tensors |= {"model.embed_tokens.weight": [VOCABULARY, HIDDEN], "model.norm.weight": [HIDDEN]}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        tensors |= {f"{prefix}.{norm}.weight": [HIDDEN] for norm in ("input_layernorm", "post_attention_layernorm")}
+        tensors |= linear(f"{prefix}.self_attn.q_proj", HIDDEN, query, True)
+        tensors |= linear(f"{prefix}.self_attn.k_proj", HIDDEN, key_value, True)
+        tensors |= linear(f"{prefix}.self_attn.v_proj", HIDDEN, key_value, True)
+        tensors |= linear(f"{prefix}.self_attn.o_proj", query, HIDDEN, False)
+        tensors |= feed_forward(f"{prefix}.mlp", HIDDEN, INNER, False)
+    return tensors | {"lm_head.weight": [VOCABULARY, HIDDEN]}
+
+
+def linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, list[int]]:
+    """A linear layer's weight, and its bias if it has one."""
+    weight = {f"{name}.weight": [outputs, inputs]}
+    return weight | {f"{name}.bias": [outputs]} if bias else weight
+
+
+def feed_forward(name: str, width: int, inner: int, bias: bool) -> dict[str, list[int]]:
+    """The three projections of a gated feed-forward layer."""
+    up = linear(f"{name}.gate_proj", width, inner, bias) | linear(f"{name}.up_proj", width, inner, bias)
+    return up | linear(f"{name}.down_proj", inner, width, bias)
+
+
+def in_shards(tensors: dict[str, list[int]]) -> list[dict[str, list[int]]]:
+    """The tensors in order, cut into shards."""
+    shards, used = [{}], 0
+    for name, shape in tensors.items():
+        size = 2 * int(np.prod(shape))
+        if shards[-1] and used + size > SHARD_BYTES:
+            shards.append({})
+            used = 0
+        shards[-1][name] = shape
+        used += size
+    return shards
+
+
+def noise() -> bytes:
+    """64 MB of bf16 numbers of either sign between 2^-7 and 2^-5."""
+    bits = np.random.default_rng(0).integers(0, 1 << 16, 32 << 20, dtype=np.uint16)
+    return ((bits & 0x80FF) | 0x3C00).tobytes()
+
+
+def write_shard(path: Path, tensors: dict[str, list[int]], block: bytes) -> None:
+    """One safetensors file."""
+    header, position = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in tensors.items():
+        end = position + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for start in range(0, position, len(block)):
+            file.write(block[: position - start])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--layers", type=int, default=28, help="decoder layers")
+    parser.add_argument("--blocks", type=int, default=32, help="vision blocks")
+    args = parser.parse_args()
+    args.checkpoint.mkdir(parents=True, exist_ok=True)
+    for name in SIDE_FILES:
+        shutil.copy(FIXTURE / name, args.checkpoint)
+    shards = in_shards(shapes(args.layers, args.blocks))
+    block, weight_map = noise(), {}
+    for index, tensors in enumerate(shards, 1):
+        name = f"model-{index:05}-of-{len(shards):05}.safetensors"
+        write_shard(args.checkpoint / name, tensors, block)
+        weight_map |= dict.fromkeys(tensors, name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (args.checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    (args.checkpoint / "config.json").write_text(json.dumps(config(args.layers, args.blocks), indent=2))
+
+
+if __name__ == "__main__":
+    main()

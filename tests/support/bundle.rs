@@ -1,0 +1,61 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use lwv_export::{Error, Progress, Recipe, Summary, export};
+use lwv_model::{Precision, Target};
+
+use crate::folder::scratch;
+
+/// Progress that nobody watches.
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn graph(&self, _: &str) {}
+    fn read(&self, _: u64) {}
+    fn total(&self, _: u64) {}
+}
+
+/// The settings of an export.
+pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: Option<&Path>) -> Recipe {
+    Recipe {
+        checkpoint: checkpoint.to_owned(),
+        bundle: bundle.to_owned(),
+        adapter: adapter.map(Path::to_owned),
+        precision,
+        target: Target::Ort,
+    }
+}
+
+/// Exports without a parity report.
+///
+/// # Errors
+/// What the exporter says.
+pub fn export_into(recipe: &Recipe) -> Result<Summary, Error> {
+    export(recipe, &Quiet, &mut |_| Ok(None))
+}
+
+/// The bundle of a checkpoint, exported once in this process.
+pub fn bundle(checkpoint: &Path, precision: Precision) -> PathBuf {
+    exported(checkpoint, precision, None)
+}
+
+/// The bundle in f32 of a checkpoint with an adapter, exported once in this process.
+pub fn bundle_with_adapter(checkpoint: &Path, adapter: &Path) -> PathBuf {
+    exported(checkpoint, Precision::Fp32, Some(adapter))
+}
+
+fn exported(checkpoint: &Path, precision: Precision, adapter: Option<&Path>) -> PathBuf {
+    static MADE: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = made.get_or_insert_default();
+    let key = format!("{} {precision:?} {adapter:?}", checkpoint.display());
+    let place = scratch().join(format!("bundle-{}", made.len()));
+    made.entry(key)
+        .or_insert_with(|| {
+            let recipe = recipe(checkpoint, &place, precision, adapter);
+            export_into(&recipe).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
+            place
+        })
+        .clone()
+}
