@@ -1,1 +1,2 @@
-//! Small programs to copy from.
+//! Small programs to copy from: see the files beside this one, and run them with
+//! `cargo run -p lwv-examples --example NAME`.

@@ -158,9 +158,19 @@ fn zeros(bytes: u64, name: &str) -> Result<Vec<u8>> {
 fn to_rgb(samples: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
     Some(match color {
         ColorType::Rgb8 => samples,
-        ColorType::Rgba8 => samples.as_chunks::<4>().0.iter().flat_map(|[r, g, b, a]| on_white([*r, *g, *b], *a)).collect(),
+        ColorType::Rgba8 => samples
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .flat_map(|[r, g, b, a]| on_white([*r, *g, *b], *a))
+            .collect(),
         ColorType::L8 => samples.iter().flat_map(|grey| [*grey; 3]).collect(),
-        ColorType::La8 => samples.as_chunks::<2>().0.iter().flat_map(|[grey, a]| on_white([*grey; 3], *a)).collect(),
+        ColorType::La8 => samples
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .flat_map(|[grey, a]| on_white([*grey; 3], *a))
+            .collect(),
         ColorType::Rgb16 => to_rgb(upper_halves(&samples), ColorType::Rgb8)?,
         ColorType::Rgba16 => to_rgb(upper_halves(&samples), ColorType::Rgba8)?,
         ColorType::L16 => to_rgb(upper_halves(&samples), ColorType::L8)?,
@@ -249,10 +259,18 @@ mod tests {
         );
         // Nothing, half and all of a pixel in front of white.
         assert_eq!(
-            pixels(&png(&[1, 2, 3, 0, 0, 100, 255, 128, 1, 2, 3, 255], 3, 1, ExtendedColorType::Rgba8)),
+            pixels(&png(
+                &[1, 2, 3, 0, 0, 100, 255, 128, 1, 2, 3, 255],
+                3,
+                1,
+                ExtendedColorType::Rgba8
+            )),
             [255, 255, 255, 127, 177, 255, 1, 2, 3]
         );
-        assert_eq!(pixels(&png(&[7, 0], 1, 1, ExtendedColorType::La8)), [255, 255, 255]);
+        assert_eq!(
+            pixels(&png(&[7, 0], 1, 1, ExtendedColorType::La8)),
+            [255, 255, 255]
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::section::{Length, WrittenSection, write_to_length};
 use crate::session::Session;
 use crate::words::count_words;
 
-/// Words of the text so far that a section is shown, where the whole is longer.
+/// Words of the text so far that a section is shown, where the context cannot hold the whole.
 const SHOWN_WORDS: usize = 600;
 
 /// Most tokens of a main point.
@@ -262,9 +262,9 @@ impl Writer {
         event(WriterEvent::Text(
             between.to_owned() + &heading(&section.main_point),
         ));
-        self.prepare_section(manuscript, index, words, length)?;
+        self.prepare_section(manuscript, index, length)?;
         let mut stop = self.settings.stop.clone();
-        stop.push(format!("\n{}", line_start(index + 1)));
+        stop.push("\n## ".to_owned());
         let written = self.write_text(length, stop, event)?;
         event(WriterEvent::SectionFinished {
             index,
@@ -306,25 +306,26 @@ impl Writer {
         write_to_length(generation, length, |e| event(WriterEvent::Generation(e)))
     }
 
-    /// Puts the prompt of a section in place, with as much of the text so far as there is room for.
-    fn prepare_section(
-        &mut self,
-        manuscript: &Manuscript,
-        index: usize,
-        words: usize,
-        length: Length,
-    ) -> Result<()> {
+    /// Puts the prompt of a section in place: the request, and as an answer that has begun the text so far and the
+    /// section's heading, so that the model goes on where it stopped and only what is new is computed.
+    ///
+    /// Where the context cannot hold it all, the text so far is shown from near its end.
+    fn prepare_section(&mut self, manuscript: &Manuscript, index: usize, length: Length) -> Result<()> {
+        let request = section_request(&self.task.instruction, &manuscript.plan);
+        let heading = heading(&manuscript.plan.sections[index].main_point);
         let text = manuscript.text();
         let room = self.session.context_length().saturating_sub(length.max_tokens());
-        let mut shown = SHOWN_WORDS;
+        let mut shown = usize::MAX;
         loop {
-            let written = last_words(&text, shown);
-            let request = section_request(&self.task.instruction, &manuscript.plan, index, words, written);
-            let prompt = self.prompt(&request, "")?;
+            let answer = match last_words(&text, shown) {
+                "" => heading.clone(),
+                written => format!("{written}\n\n{heading}"),
+            };
+            let prompt = self.prompt(&request, &answer)?;
             if prompt.input_ids.len() <= room || shown < 40 {
                 return self.session.replace(prompt);
             }
-            shown /= 2;
+            shown = (shown / 2).min(SHOWN_WORDS);
         }
     }
 
@@ -410,21 +411,17 @@ fn plan_request(instruction: &str, sections: usize, words: usize) -> String {
     )
 }
 
-fn section_request(instruction: &str, plan: &Plan, index: usize, words: usize, written: &str) -> String {
-    let so_far = match written {
-        "" => String::new(),
-        text => format!("This much of the text is written:\n\n{text}\n\n"),
-    };
-    let place = match index {
-        0 => "Write the first paragraph".to_owned(),
-        _ if index + 1 == plan.sections.len() => "Go on with the last paragraph".to_owned(),
-        _ => format!("Go on with paragraph {}", index + 1),
-    };
+fn section_request(instruction: &str, plan: &Plan) -> String {
+    let points: Vec<&str> = plan
+        .sections
+        .iter()
+        .map(|section| section.main_point.as_str())
+        .collect();
     format!(
-        "{instruction}\n\nThe plan of the text:\n\n{}\n\n{so_far}{place} of the plan, {}, in about {words} words. Write \
-         only this paragraph, without a heading.",
-        plan.to_lines(),
-        plan.sections[index].main_point
+        "{instruction}\n\nWrite about {} words in {} sections, each under its own heading: {}.",
+        plan.words(),
+        points.len(),
+        points.join("; ")
     )
 }
 
@@ -471,7 +468,10 @@ mod tests {
                         .get(answer.len() - at - "Main Point:".len())
                         .copied()
                 }
-                None => "One two three four five. ".bytes().cycle().nth(answer.len()),
+                None => {
+                    let section = answer.rsplit("\n\n").next().unwrap_or("");
+                    "One two three four five. ".bytes().cycle().nth(section.len())
+                }
             };
             next.map_or(END, token_of)
         })

@@ -20,7 +20,11 @@ pub struct Run {
 impl Run {
     /// Runs `command` to its end.
     pub fn of(command: &mut Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().unwrap();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
         Self {
             status: status.code(),
             stdout: String::from_utf8(stdout).unwrap(),

@@ -46,20 +46,27 @@ impl fmt::Display for Difference {
             place,
             compared,
         } = self;
-        write!(f, "largest difference {largest:.2e} at {place}, of {compared} values")
+        write!(
+            f,
+            "largest difference {largest:.2e} at {place}, of {compared} values"
+        )
     }
 }
 
 /// Cosine of the angle between two vectors.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// The place of the highest score, the first among equals.
 pub fn highest(logits: &[f32]) -> u32 {
-    assert!(logits.iter().all(|logit| !logit.is_nan()), "a logit is not a number");
+    assert!(
+        logits.iter().all(|logit| !logit.is_nan()),
+        "a logit is not a number"
+    );
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     logits.iter().position(|logit| *logit == best).unwrap() as u32
 }

@@ -16,7 +16,10 @@ pub fn library() -> PathBuf {
         .into_iter()
         .flatten()
         .find(|value| !value.is_empty())
-        .map_or_else(|| workspace().join(".cache/onnxruntime/libonnxruntime.so"), PathBuf::from);
+        .map_or_else(
+            || workspace().join(".cache/onnxruntime/libonnxruntime.so"),
+            PathBuf::from,
+        );
     assert!(
         path.exists(),
         "`{}`: ONNX Runtime is not there; run scripts/check, which fetches it, or set ORT_DYLIB_PATH",

@@ -92,7 +92,10 @@ impl Case {
         let cases: Vec<Self> = names.iter().map(|name| Self::load(name)).collect();
         // Lest a test over all cases passes because there are none.
         let with_vision = cases.iter().filter(|case| case.has_vision).count();
-        assert!(with_vision >= 6 && cases.len() - with_vision >= 2, "cases are missing: {names:?}");
+        assert!(
+            with_vision >= 6 && cases.len() - with_vision >= 2,
+            "cases are missing: {names:?}"
+        );
         cases
     }
 
@@ -110,7 +113,12 @@ impl Case {
     /// Recorded values as rows.
     pub fn rows(&self, key: &str) -> Option<Vec<Vec<f32>>> {
         let (values, shape) = self.tensor(key)?;
-        Some(values.chunks_exact(*shape.last().unwrap()).map(<[f32]>::to_vec).collect())
+        Some(
+            values
+                .chunks_exact(*shape.last().unwrap())
+                .map(<[f32]>::to_vec)
+                .collect(),
+        )
     }
 
     /// The processor of the checkpoint's folder.
@@ -138,7 +146,10 @@ impl ExpectedPrompt {
 
     /// The grids of its images.
     pub fn grids(&self) -> Vec<Grid> {
-        self.image_grid_thw.iter().map(|&[t, h, w]| Grid { t, h, w }).collect()
+        self.image_grid_thw
+            .iter()
+            .map(|&[t, h, w]| Grid { t, h, w })
+            .collect()
     }
 }
 
