@@ -133,15 +133,16 @@ impl EngineBuilder {
             prefill_chunk: self.prefill_chunk,
             context: bundle.manifest().context_length,
         };
-        Ok(Engine {
-            inner: Arc::new(Loaded {
-                bundle,
-                processor,
-                graphs,
-                limits,
-                threads,
-            }),
-        })
+        let inner = Arc::new(Loaded {
+            bundle,
+            processor,
+            graphs,
+            limits,
+            threads,
+        });
+        let engine = Engine { inner };
+        engine.warm_up()?;
+        Ok(engine)
     }
 
     fn check_settings(&self, threads: usize, bundle: &Bundle) -> Result<()> {
@@ -289,6 +290,14 @@ impl Engine {
             provider: self.provider().to_owned(),
         };
         Ok(Session::new(decoder, context))
+    }
+
+    /// Runs one token that nobody sees. Threads, buffers and kernels are set up in the first run, which would count as
+    /// prefill otherwise; and a device that cannot compute says so while loading.
+    fn warm_up(&self) -> Result<()> {
+        let mut decoder = self.decoder()?;
+        decoder.reserve(1)?;
+        decoder.step(0, &vec![0; self.inner.bundle.config().position_axes()])
     }
 
     /// The bare model of a new, empty text, for who wants scores rather than a text.
