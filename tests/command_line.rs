@@ -1,1 +1,135 @@
-//! To be written.
+//! What scripts rely on: last lines, keys, exit statuses, help.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use lwv_model::Precision;
+use lwv_tests::{Case, Run, bundle, fixtures, lwv_export, lwv_write};
+
+#[test]
+fn the_writer_ends_with_the_promised_object() {
+    let case = Case::load("flat_f32");
+    let bundle = bundle(&case.dir, Precision::Fp32);
+    let prompt = &case.prompts["one_image"];
+    let run = Run::of(
+        lwv_write()
+            .arg(&bundle)
+            .args([
+                "--raw-prompt",
+                "--greedy",
+                "--ignore-eos",
+                "--max-new-tokens",
+                "16",
+                "--json",
+            ])
+            .arg("--image")
+            .arg(fixtures().join(&prompt.images[0]))
+            .arg("--prompt")
+            .arg(&prompt.text),
+    );
+    let result = run.json();
+    let mut keys: Vec<&str> = result.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let promised = [
+        "decode_tokens_per_second",
+        "finish_reason",
+        "peak_rss_bytes",
+        "prefill_tokens_per_second",
+        "prompt_tokens",
+        "provider",
+        "text",
+        "token_ids",
+    ];
+    for key in promised {
+        assert!(keys.contains(&key), "`{key}` is not among {keys:?}");
+    }
+    let tokens: Vec<u32> = serde_json::from_value(result["token_ids"].clone()).unwrap();
+    assert_eq!(tokens, prompt.greedy_ids[..16]);
+    assert_eq!(result["prompt_tokens"], prompt.input_ids.len());
+    assert_eq!(result["finish_reason"], "max_tokens");
+    assert!(result["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn a_seed_repeats_a_text_and_out_holds_all_of_it() {
+    let case = Case::load("llama");
+    let bundle = bundle(&case.dir, Precision::Fp32);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, seed: &str| {
+        let file = folder.path().join(name);
+        let run = Run::of(
+            lwv_write()
+                .arg(&bundle)
+                .args([
+                    "--raw-prompt",
+                    "--prompt",
+                    "a b c",
+                    "--ignore-eos",
+                    "--max-new-tokens",
+                    "24",
+                    "--json",
+                ])
+                .args(["--temperature", "1.5", "--seed", seed, "--out"])
+                .arg(&file),
+        );
+        let text = run.json()["text"].as_str().unwrap().to_owned();
+        assert_eq!(
+            std::fs::read_to_string(file).unwrap().trim_end_matches('\n'),
+            text.trim_end_matches('\n')
+        );
+        text
+    };
+    let first = write("a.txt", "7");
+    assert_eq!(first, write("b.txt", "7"));
+    assert_ne!(first, write("c.txt", "8"));
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        left.iter()
+            .all(|name| !name.to_string_lossy().contains("partial")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn the_exporter_ends_with_the_promised_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::of(
+        lwv_export()
+            .arg(&Case::load("nested_f32").dir)
+            .arg(folder.path().join("bundle"))
+            .args(["--fp16", "--verify", "--json", "--onnxruntime"])
+            .arg(lwv_tests::library()),
+    );
+    let result = run.json();
+    assert!(
+        result["seconds"].as_f64().unwrap() > 0.0 && result["peak_rss_bytes"].as_u64().unwrap() > 1 << 20
+    );
+    assert!(result["bytes_written"].as_u64().unwrap() > 100_000);
+    for graph in [
+        "vision_encoder",
+        "embed_tokens",
+        "embedding",
+        "decoder_model_merged",
+    ] {
+        let graph = &result["graphs"][graph];
+        assert!(graph["nodes"].as_u64().unwrap() > 0 && graph["opset"] == 18 && graph["precision"] == "fp16");
+    }
+    assert_eq!(result["parity"]["passed"], true);
+    assert!(folder.path().join("bundle/parity.json").exists());
+}
+
+#[test]
+fn help_has_examples_and_wrong_usage_is_two() {
+    for command in [lwv_export, lwv_write] {
+        let help = Run::of(command().arg("--help"));
+        assert_eq!(help.status, Some(0));
+        assert!(help.stdout.contains("Examples:"), "{}", help.stdout);
+        assert_eq!(Run::of(command().arg("--no-such-flag")).status, Some(2));
+        assert_eq!(Run::of(&mut command()).status, Some(2));
+    }
+}

@@ -73,13 +73,17 @@ fn image_features_of_candle() {
 #[test]
 fn image_features_of_the_bundle() {
     let mut features = Difference::default();
-    on_bundles(Precision::Fp32, DEFAULT_PREFILL_CHUNK, |case, name, expected, engine| {
-        if let Some((recorded, _)) = case.tensor(&format!("{name}.image_features")) {
-            let prompt = expected.prompt(engine.processor());
-            let got = OrtText::new(engine, 1).features(&prompt);
-            features.add(|| format!("{} {name}", case.name), &recorded, &got);
-        }
-    });
+    on_bundles(
+        Precision::Fp32,
+        DEFAULT_PREFILL_CHUNK,
+        |case, name, expected, engine| {
+            if let Some((recorded, _)) = case.tensor(&format!("{name}.image_features")) {
+                let prompt = expected.prompt(engine.processor());
+                let got = OrtText::new(engine, 1).features(&prompt);
+                features.add(|| format!("{} {name}", case.name), &recorded, &got);
+            }
+        },
+    );
     features.assert_within("ONNX Runtime, image features", IMAGE_FEATURES);
 }
 
@@ -92,13 +96,19 @@ fn inputs_of_the_decoder() {
             candle.add(|| format!("{} {name}", case.name), &expected, &got);
         }
     });
-    on_bundles(Precision::Fp32, DEFAULT_PREFILL_CHUNK, |case, name, expected, engine| {
-        if let Some((recorded, _)) = case.tensor(&format!("{name}.inputs_embeds")) {
-            let prompt = expected.prompt(engine.processor());
-            let mut text = OrtText::new(engine, prompt.input_ids.len());
-            text.extend(&prompt, |embeds, _| ort.add(|| format!("{} {name}", case.name), &recorded, embeds));
-        }
-    });
+    on_bundles(
+        Precision::Fp32,
+        DEFAULT_PREFILL_CHUNK,
+        |case, name, expected, engine| {
+            if let Some((recorded, _)) = case.tensor(&format!("{name}.inputs_embeds")) {
+                let prompt = expected.prompt(engine.processor());
+                let mut text = OrtText::new(engine, prompt.input_ids.len());
+                text.extend(&prompt, |embeds, _| {
+                    ort.add(|| format!("{} {name}", case.name), &recorded, embeds)
+                });
+            }
+        },
+    );
     candle.assert_within("candle, embeddings", INPUTS_EMBEDS);
     ort.assert_within("ONNX Runtime, embeddings", INPUTS_EMBEDS);
 }
@@ -157,7 +167,10 @@ impl<'a> GreedySteps<'a> {
 
     /// The recorded logits of `step`, where there are some.
     fn logits(&self, step: usize) -> Option<&[f32]> {
-        let rows = self.recorded.as_ref().filter(|_| step.is_multiple_of(STEP_STRIDE))?;
+        let rows = self
+            .recorded
+            .as_ref()
+            .filter(|_| step.is_multiple_of(STEP_STRIDE))?;
         Some(&rows[step / STEP_STRIDE])
     }
 
@@ -188,14 +201,18 @@ fn greedy_tokens_of_candle() {
 #[test]
 fn greedy_tokens_of_the_bundle() {
     let mut logits = Difference::default();
-    on_bundles(Precision::Fp32, DEFAULT_PREFILL_CHUNK, |case, name, expected, engine| {
-        let steps = GreedySteps::new(case, name, expected);
-        let mut text = prefilled(engine, expected);
-        for (step, id) in steps.ids.iter().enumerate() {
-            steps.check(step, &text.logits(), &mut logits);
-            text.step(*id);
-        }
-    });
+    on_bundles(
+        Precision::Fp32,
+        DEFAULT_PREFILL_CHUNK,
+        |case, name, expected, engine| {
+            let steps = GreedySteps::new(case, name, expected);
+            let mut text = prefilled(engine, expected);
+            for (step, id) in steps.ids.iter().enumerate() {
+                steps.check(step, &text.logits(), &mut logits);
+                text.step(*id);
+            }
+        },
+    );
     logits.assert_within("ONNX Runtime, logits of greedy steps", LOGITS);
 }
 
@@ -210,21 +227,25 @@ fn prefilled(engine: &Engine, expected: &ExpectedPrompt) -> OrtText {
 fn f16_bundles_point_the_same_way() {
     let mut least = (1.0, String::new());
     let mut compared = 0;
-    on_bundles(Precision::Fp16, DEFAULT_PREFILL_CHUNK, |case, name, expected, engine| {
-        let steps = GreedySteps::new(case, name, expected);
-        let mut text = prefilled(engine, expected);
-        for (step, id) in steps.ids.iter().enumerate() {
-            if let Some(recorded) = steps.logits(step) {
-                let found = cosine(recorded, &text.logits());
-                assert!(!found.is_nan(), "{} step {step}", steps.place);
-                compared += 1;
-                if found < least.0 {
-                    least = (found, format!("{}, step {step}", steps.place));
+    on_bundles(
+        Precision::Fp16,
+        DEFAULT_PREFILL_CHUNK,
+        |case, name, expected, engine| {
+            let steps = GreedySteps::new(case, name, expected);
+            let mut text = prefilled(engine, expected);
+            for (step, id) in steps.ids.iter().enumerate() {
+                if let Some(recorded) = steps.logits(step) {
+                    let found = cosine(recorded, &text.logits());
+                    assert!(!found.is_nan(), "{} step {step}", steps.place);
+                    compared += 1;
+                    if found < least.0 {
+                        least = (found, format!("{}, step {step}", steps.place));
+                    }
                 }
+                text.step(*id);
             }
-            text.step(*id);
-        }
-    });
+        },
+    );
     assert!(compared > 400, "{compared} steps were compared");
     report(&format!("f16, least cosine {:.7} at {}", least.0, least.1));
     assert!(least.0 >= F16_COSINE, "cosine {} at {}", least.0, least.1);
@@ -252,22 +273,41 @@ fn written(engine: &Engine, turns: Vec<Prompt>) -> Vec<u32> {
             assert_eq!(session.cached_tokens(), session.tokens().len());
         }
     }
-    session.generate(settings(GREEDY_STEPS)).unwrap().complete().unwrap().token_ids
+    session
+        .generate(settings(GREEDY_STEPS))
+        .unwrap()
+        .complete()
+        .unwrap()
+        .token_ids
 }
 
 #[test]
 fn sessions_write_the_same_tokens() {
-    on_bundles(Precision::Fp32, DEFAULT_PREFILL_CHUNK, |case, name, expected, engine| {
-        let prompt = expected.prompt(engine.processor());
-        assert_eq!(written(engine, vec![prompt]), expected.greedy_ids, "{} {name}", case.name);
-    });
+    on_bundles(
+        Precision::Fp32,
+        DEFAULT_PREFILL_CHUNK,
+        |case, name, expected, engine| {
+            let prompt = expected.prompt(engine.processor());
+            assert_eq!(
+                written(engine, vec![prompt]),
+                expected.greedy_ids,
+                "{} {name}",
+                case.name
+            );
+        },
+    );
 }
 
 #[test]
 fn small_chunks_write_the_same_tokens() {
     on_bundles(Precision::Fp32, ODD_CHUNK, |case, name, expected, engine| {
         let prompt = expected.prompt(engine.processor());
-        assert_eq!(written(engine, vec![prompt]), expected.greedy_ids, "{} {name}", case.name);
+        assert_eq!(
+            written(engine, vec![prompt]),
+            expected.greedy_ids,
+            "{} {name}",
+            case.name
+        );
     });
 }
 
@@ -300,8 +340,12 @@ fn a_later_turn_with_its_image_extends_the_cache() {
         let mut network = Network::open(&case.dir, None).unwrap();
         network.reset();
         let steps = GreedySteps::new(&case, "two_turns", expected);
-        network.extend(&first.input_ids, &first.images, Logits::LastPosition).unwrap();
-        let mut got = network.extend(&second.input_ids, &second.images, Logits::LastPosition).unwrap();
+        network
+            .extend(&first.input_ids, &first.images, Logits::LastPosition)
+            .unwrap();
+        let mut got = network
+            .extend(&second.input_ids, &second.images, Logits::LastPosition)
+            .unwrap();
         for (step, id) in steps.ids.iter().enumerate() {
             steps.check(step, &values(&got), &mut logits);
             got = network.step(*id).unwrap();

@@ -82,15 +82,27 @@ fn positions_are_the_same_turn_by_turn() {
         let splits = (1..ids.len()).filter(|at| ids[at - 1] != image_token || ids[*at] != image_token);
         for at in splits {
             let (first, second) = ids.split_at(at);
-            let runs = |ids: &[u32]| ids.chunk_by(|a, b| a == b).filter(|run| run[0] == image_token).count();
+            let runs = |ids: &[u32]| {
+                ids.chunk_by(|a, b| a == b)
+                    .filter(|run| run[0] == image_token)
+                    .count()
+            };
             let grids = expected.grids();
             let (first_grids, second_grids) = grids.split_at(runs(first));
             let mut builder = positions(processor);
             let before = builder.extend(first, first_grids).unwrap();
             let after = builder.extend(second, second_grids).unwrap();
             for axis in 0..3 {
-                let row = [&before[axis * at..][..at], &after[axis * second.len()..][..second.len()]].concat();
-                assert_eq!(row, expected.position_ids[axis], "{} {name} split at {at}", case.name);
+                let row = [
+                    &before[axis * at..][..at],
+                    &after[axis * second.len()..][..second.len()],
+                ]
+                .concat();
+                assert_eq!(
+                    row, expected.position_ids[axis],
+                    "{} {name} split at {at}",
+                    case.name
+                );
             }
         }
     });
@@ -107,7 +119,11 @@ fn windows_are_the_same() {
         let config = lwv_model::ModelConfig::from_dir(&case.dir).unwrap();
         let layout = VisionLayout::from(&config.vision.unwrap());
         let mut compared = 0;
-        for (name, expected) in case.prompts.iter().filter(|(_, expected)| !expected.images.is_empty()) {
+        for (name, expected) in case
+            .prompts
+            .iter()
+            .filter(|(_, expected)| !expected.images.is_empty())
+        {
             let place = format!("{} {name}", case.name);
             let geometry = VisionGeometry::new(&expected.grids(), &layout).unwrap();
             assert_eq!(geometry.window_index, expected.window_index, "{place}");
@@ -124,11 +140,23 @@ fn pixels_of_prompts_are_the_same() {
     let (mut sized, mut resized) = (Difference::default(), Difference::default());
     for case in Case::with_vision() {
         let processor = case.processor();
-        for (name, expected) in case.prompts.iter().filter(|(_, expected)| !expected.images.is_empty()) {
+        for (name, expected) in case
+            .prompts
+            .iter()
+            .filter(|(_, expected)| !expected.images.is_empty())
+        {
             let prompt = expected.prompt(&processor);
-            let values: Vec<f32> = prompt.images.iter().flat_map(|image| image.values.clone()).collect();
+            let values: Vec<f32> = prompt
+                .images
+                .iter()
+                .flat_map(|image| image.values.clone())
+                .collect();
             let place = || format!("{} {name}", case.name);
-            let difference = if name.ends_with("_sized") { &mut sized } else { &mut resized };
+            let difference = if name.ends_with("_sized") {
+                &mut sized
+            } else {
+                &mut resized
+            };
             let (kept, _) = case.tensor(&format!("{name}.pixel_samples")).unwrap();
             difference.add(place, &kept, &samples(&values));
             if let Some((all, _)) = case.tensor(&format!("{name}.pixel_values")) {
@@ -207,7 +235,9 @@ fn pictures_decode_to_the_same_pixels() {
 fn pictures_are_resized_as_pillow_does() {
     for picture in Picture::all() {
         let (processor, file) = (picture.processor(), &picture.file);
-        let grid = processor.grid(picture.image.width(), picture.image.height()).unwrap();
+        let grid = processor
+            .grid(picture.image.width(), picture.image.height())
+            .unwrap();
         let thw: Vec<i64> = serde_json::from_value(picture.row["grid_thw"].clone()).unwrap();
         assert_eq!(grid.thw().to_vec(), thw, "{file}");
         let expected = open_image(&folder().join(picture.row["resized"].as_str().unwrap())).unwrap();
@@ -215,7 +245,10 @@ fn pictures_are_resized_as_pillow_does() {
         let got = resize(&picture.image, width, height, processor.resample);
         let allowed = u8::from(!picture.exact);
         let apart = most_levels_apart(&expected, &got);
-        assert!(apart <= allowed, "{file}: {apart} levels apart, allowed are {allowed}");
+        assert!(
+            apart <= allowed,
+            "{file}: {apart} levels apart, allowed are {allowed}"
+        );
     }
 }
 
@@ -242,7 +275,10 @@ fn sizes_are_the_same() {
     for (height, width, min_pixels, max_pixels, expected) in rows {
         let got = smart_resize(width, height, 28, min_pixels, max_pixels).ok();
         let expected = expected.map(|[height, width]| (width, height));
-        assert_eq!(got, expected, "{width}×{height}, {min_pixels} to {max_pixels} pixels");
+        assert_eq!(
+            got, expected,
+            "{width}×{height}, {min_pixels} to {max_pixels} pixels"
+        );
     }
 }
 
@@ -290,7 +326,11 @@ fn texts_are_the_same_tokens() {
             assert_eq!(decoded, row[key].as_str().unwrap(), "{key} of {text:?}");
             let mut stream = tokenizer.stream(skip_special);
             let pieces: String = ids.iter().filter_map(|id| stream.push(*id)).collect();
-            assert_eq!(pieces + &stream.finish().unwrap_or_default(), decoded, "stream of {text:?}");
+            assert_eq!(
+                pieces + &stream.finish().unwrap_or_default(),
+                decoded,
+                "stream of {text:?}"
+            );
         }
     }
 }

@@ -19,6 +19,8 @@ mod engine;
 mod fixture;
 #[path = "support/folder.rs"]
 mod folder;
+#[path = "support/onnx.rs"]
+mod onnx;
 #[path = "support/random.rs"]
 mod random;
 
@@ -28,4 +30,5 @@ pub use difference::{Difference, cosine, highest};
 pub use engine::{OrtText, engine, graph, library, session};
 pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};
 pub use folder::{copy_folder, read_json, scratch, target_folder, workspace, write_json};
+pub use onnx::{Border, OnnxFile};
 pub use random::Random;
