@@ -136,6 +136,7 @@ fn unwritable_places() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that was skipped says so")]
 fn a_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");

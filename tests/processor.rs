@@ -267,10 +267,13 @@ fn pixel_values_of_pictures_are_the_same() {
     free.assert_within("pixels where the decoder is free", ONE_LEVEL);
 }
 
+/// Height, width, fewest and most pixels, and the height and width to resize to where there is one.
+type SizeRow = (u32, u32, usize, usize, Option<[u32; 2]>);
+
 #[test]
 fn sizes_are_the_same() {
     let rows = read_json(&folder().join("sizes.json"));
-    let rows: Vec<(u32, u32, usize, usize, Option<[u32; 2]>)> = serde_json::from_value(rows).unwrap();
+    let rows: Vec<SizeRow> = serde_json::from_value(rows).unwrap();
     assert!(rows.len() >= 200);
     for (height, width, min_pixels, max_pixels, expected) in rows {
         let got = smart_resize(width, height, 28, min_pixels, max_pixels).ok();
