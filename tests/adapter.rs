@@ -218,7 +218,7 @@ fn assert_refused(checkpoint: &Path, adapter: &Path, words: &[&str]) {
 #[test]
 fn an_adapter_of_another_size() {
     let [lora, rslora] = Fixture::all();
-    let module = "model.layers.0.mlp.down_proj";
+    let module = "model.layers.0.self_attn.q_proj";
     assert_refused(
         &rslora.base.dir,
         &lora.adapter,

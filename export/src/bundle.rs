@@ -107,11 +107,7 @@ impl Source {
         checkpoint.check(&config)?;
         let adapter = recipe.adapter.as_deref().map(Adapter::open).transpose()?;
         if let Some(adapter) = &adapter {
-            let weights = expected_weights(&config);
-            adapter.check(weights.iter().map(|(name, _)| name.as_str()))?;
-            weights
-                .iter()
-                .try_for_each(|(name, shape)| adapter.update(name, shape).map(|_| ()))?;
+            adapter.check(&config)?;
         }
         if !dir.join("tokenizer.json").exists() {
             let reason = "a bundle must turn text into tokens; save the fast tokenizer there";

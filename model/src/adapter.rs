@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Checkpoint, CheckpointError, WeightNames};
+use crate::{Checkpoint, CheckpointError, ModelConfig, WeightNames, expected_weights};
 
 /// A LoRA in PEFT layout, read whole: adapters are small.
 #[derive(Debug)]
@@ -86,19 +86,22 @@ impl Adapter {
         ))
     }
 
-    /// Checks that every update is for a weight in `names`.
+    /// Checks that every update is for a weight of a model with `config`, and has its shape.
     ///
     /// # Errors
-    /// An update for a weight that the model does not have.
-    pub fn check<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), CheckpointError> {
-        match self
+    /// An update for a weight that the model does not have, or of another shape.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), CheckpointError> {
+        let weights = expected_weights(config);
+        if let Some(stray) = self
             .updates
             .keys()
-            .find(|update| !names.clone().any(|name| name == *update))
+            .find(|update| !weights.iter().any(|(name, _)| name == *update))
         {
-            None => Ok(()),
-            Some(stray) => Err(unusable(&self.path, format!("the model has no weight `{stray}`"))),
+            return Err(unusable(&self.path, format!("the model has no weight `{stray}`")));
         }
+        weights
+            .iter()
+            .try_for_each(|(name, shape)| self.update(name, shape).map(|_| ()))
     }
 
     /// The adapter's weights file.

@@ -43,7 +43,7 @@ ADAPTERS = [
         base="flat_f32",
         targets=r".*language_model.*\.(q_proj|v_proj|down_proj)",
         rank_stabilised=False,
-        seed=12,
+        seed=21,
         shown=["model.language_model.layers.0.self_attn.q_proj.weight"],
     ),
     Adapter(

@@ -26,6 +26,9 @@ impl Network {
         let checkpoint = Checkpoint::open(dir)?;
         checkpoint.check(&config)?;
         let adapter = adapter.map(Adapter::open).transpose()?;
+        if let Some(adapter) = &adapter {
+            adapter.check(&config)?;
+        }
         let ops = CandleOps::new(checkpoint, adapter, Device::Cpu);
         let positions = new_positions(&config);
         Ok(Self {
