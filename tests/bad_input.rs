@@ -271,6 +271,36 @@ fn pictures_that_are_none() {
     missing.assert_failed(1, &["no-such.png"]);
 }
 
+/// What fails before the first word leaves no file, and an older text as it was.
+#[test]
+fn a_text_that_was_never_begun() {
+    let case = Case::load("flat_f32");
+    let bundle = bundle(&case.dir, Precision::Fp32);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("text.md");
+    std::fs::write(&out, "older").unwrap();
+    let failures: [(&Path, &[&str], &str); 3] = [
+        (&bundle, &["--image", "no-such.png"], "no-such.png"),
+        (Path::new("no-such-bundle"), &[], "no-such-bundle"),
+        (&bundle, &["--device", "cuda"], "cuda"),
+    ];
+    for (bundle, arguments, culprit) in failures {
+        let mut command = lwv_write();
+        command
+            .arg(bundle)
+            .args(["--prompt", "x", "--out"])
+            .arg(&out)
+            .args(arguments);
+        Run::of(&mut command).assert_failed(1, &[culprit]);
+        let left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["text.md"], "after {arguments:?}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "older");
+    }
+}
+
 /// A grey PNG that says it has that size and holds next to nothing.
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();

@@ -52,6 +52,33 @@ fn the_writer_ends_with_the_promised_object() {
     assert!(result["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
 }
 
+/// Without `--raw-prompt` the request goes through the chat template, with what `--system` says in front.
+#[test]
+fn the_writer_puts_requests_into_the_chat_template() {
+    for (name, prompt, system) in [
+        ("nested_f32", "text", None),
+        ("llama", "chat", Some("You write.")),
+    ] {
+        let case = Case::load(name);
+        let expected = &case.prompts[prompt];
+        let user = expected.messages.as_array().unwrap().last().unwrap();
+        let mut command = lwv_write();
+        command
+            .arg(bundle(&case.dir, Precision::Fp32))
+            .args(["--prompt", user["content"].as_str().unwrap()])
+            .args(["--greedy", "--max-new-tokens", "64", "--json"]);
+        if let Some(system) = system {
+            command.args(["--system", system]);
+        }
+        let result = Run::of(&mut command).json();
+        let tokens: Vec<u32> = serde_json::from_value(result["token_ids"].clone()).unwrap();
+        assert_eq!(tokens, expected.greedy_ids, "{name}");
+        assert_eq!(result["prompt_tokens"], expected.input_ids.len(), "{name}");
+        assert_eq!(result["text"], expected.greedy_text.as_str(), "{name}");
+        assert_eq!(result["provider"], "CPUExecutionProvider");
+    }
+}
+
 #[test]
 fn a_seed_repeats_a_text_and_out_holds_all_of_it() {
     let case = Case::load("llama");

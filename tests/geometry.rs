@@ -124,3 +124,30 @@ fn pictures_do_not_see_each_other() {
     }
     difference.assert_within("image features together and one by one", FEATURES);
 }
+
+/// Lest the engines agree because the sizes change nothing.
+#[test]
+fn sizes_matter() {
+    for name in CASES {
+        let case = Case::load(name);
+        let mut session = graph(&bundle(&case.dir, Precision::Fp32), contract::VISION_ENCODER);
+        let wide = image(&mut Random::new(7), [1, 6, 18]);
+        let features = of_bundle(&mut session, std::slice::from_ref(&wide));
+        for [t, h, w] in [[1, 18, 6], [3, 6, 6]] {
+            let other = Patches {
+                grid: Grid { t, h, w },
+                values: wide.values.clone(),
+            };
+            let others = of_bundle(&mut session, &[other]);
+            let apart = features
+                .iter()
+                .zip(&others)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                apart > 100.0 * FEATURES,
+                "{name}: {apart} between 1×6×18 and {t}×{h}×{w}"
+            );
+        }
+    }
+}

@@ -75,19 +75,19 @@ fn catch_interrupts(cancel: &CancelToken) -> Result<()> {
 }
 
 fn run(recipe: &Recipe, cancel: &CancelToken) -> Result<FinishReason> {
-    let mut desk = Desk::new(recipe)?;
     let images = recipe
         .images
         .iter()
         .map(|path| Ok(open_image(path)?))
         .collect::<Result<Vec<_>>>()?;
-    let engine = load(recipe, cancel, &desk.progress)?;
-    let result = match (&recipe.prompt, recipe.words) {
-        (PromptSource::Request(request), Some(words)) => {
-            write_words(recipe, &engine, cancel, &mut desk, request, images, words)
-        }
-        _ => write_plain(recipe, &engine, cancel, &mut desk, &images),
-    };
+    let mut desk = Desk::new(recipe)?;
+    let result =
+        load(recipe, cancel, &desk.progress).and_then(|engine| match (&recipe.prompt, recipe.words) {
+            (PromptSource::Request(request), Some(words)) => {
+                write_words(recipe, &engine, cancel, &mut desk, request, images, words)
+            }
+            _ => write_plain(recipe, &engine, cancel, &mut desk, &images),
+        });
     desk.progress.finish();
     match result {
         Ok(report) => desk.close(recipe, report),
@@ -320,7 +320,12 @@ impl Desk {
     }
 
     /// Brings the text where it belongs and says what has to be said.
-    fn close(self, recipe: &Recipe, report: Report) -> Result<FinishReason> {
+    fn close(mut self, recipe: &Recipe, report: Report) -> Result<FinishReason> {
+        // A text with a hole is not given its name.
+        if let Some(failure) = self.failure.take() {
+            self.abandon();
+            return Err(failure);
+        }
         let (reason, cancelled) = (
             report.finish_reason,
             report.finish_reason == FinishReason::Cancelled,
@@ -340,7 +345,7 @@ impl Desk {
         if recipe.json {
             print_text(&format!("{}\n", serde_json::to_string(&report)?))?;
         }
-        self.failure.map_or(Ok(reason), Err)
+        Ok(reason)
     }
 
     /// Keeps what was written before a failure.
