@@ -99,7 +99,7 @@ def main() -> None:
     for name in ("checkpoint", "bundle", "genai_model", "lwv_write"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--record", type=Path, help="append the figures to this file")
+    parser.add_argument("--record", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     if not (args.genai_model / "genai_config.json").exists():
         build(args.checkpoint, args.genai_model)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+import exact
 import record
 import tiny_qwen2_5_vl
 from tiny_qwen2_5_vl import FIXTURES, PROMPTS
@@ -23,6 +24,7 @@ from tiny_qwen2_5_vl import FIXTURES, PROMPTS
 PROMPT = "one_image"
 POSITION_STRIDE = 8
 STEPS = 16
+SMALLEST_CHANGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,25 @@ def name_base(path: Path, adapter: Adapter) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
+def merge(base: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """Adds an adapter to the weights of its base, which changes in place."""
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+def merged_twin(base: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """The same in float64, the sum included."""
+    double = PeftModel.from_pretrained(exact.twin(base), folder).double()
+    with exact.double_precision():
+        return double.merge_and_unload()
+
+
+def recorded(model, inputs: dict) -> dict[str, torch.Tensor]:
+    """Everything that is compared: the logits of the prompt and of each greedy step, and merged weights."""
+    weights = {name: value for name, value in model.named_parameters() if name.endswith("proj.weight")}
+    greedy = record.greedy(model, inputs, STEPS)
+    return {"logits": model(**inputs).logits[0], "greedy_logits": greedy.logits} | weights
+
+
 def make(adapter: Adapter) -> None:
     """Makes one adapter and the merged model's expectations."""
     folder = FIXTURES / "adapter" / adapter.name
@@ -103,7 +124,9 @@ def make(adapter: Adapter) -> None:
     _, inputs = tiny_qwen2_5_vl.prepare(tiny_qwen2_5_vl.load_processor(base_folder), PROMPTS[PROMPT])
     base = tiny_qwen2_5_vl.load(base_folder)
     plain = base(**inputs).logits[0]
-    merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    double = merged_twin(base, folder)
+    merged = merge(base, folder)
+    rounding = exact.check(exact.distances(merged, double, inputs, recorded))
     logits = merged(**inputs).logits[0]
     greedy = record.greedy(merged, inputs, STEPS)
     assert len(greedy.ids) == STEPS and greedy.gap() >= record.SMALLEST_GAP, (greedy.ids, greedy.gap())
@@ -120,7 +143,11 @@ def make(adapter: Adapter) -> None:
     tensors |= {f"merged.{name}": parameters[name].data for name in adapter.shown}
     record.write_expected(folder, summary, tensors)
     change = (logits - plain).abs().max().item()
-    print(f"{adapter.name}: largest change of a logit {change:.2f}, smallest gap {greedy.gap():.4f}")
+    assert change >= SMALLEST_CHANGE, change
+    print(
+        f"{adapter.name}: largest change of a logit {change:.2f}, smallest gap {greedy.gap():.4f}, "
+        f"float32 within {rounding:.1e} of float64"
+    )
 
 
 def main() -> None:
