@@ -34,11 +34,7 @@ pub fn decoder<O: Ops>(
     inputs: &DecoderInputs<O::Tensor>,
     logits: Logits,
 ) -> Result<O::Tensor, O::Error> {
-    let rotary = o.rotary(
-        &inputs.positions,
-        &c.rope.axes(c.head_dim),
-        &c.rope.inverse_frequencies(c.head_dim),
-    )?;
+    let rotary = decoder_rotary(o, c, &inputs.positions)?;
     let mut x = inputs.embeds.clone();
     for layer in 0..c.num_hidden_layers {
         x = decoder_layer(o, c, layer, &x, &rotary)?;
@@ -47,13 +43,26 @@ pub fn decoder<O: Ops>(
     if logits == Logits::LastPosition {
         x = o.last_position(&x)?;
     }
-    let norm = o.weight("model.norm.weight", &[c.hidden_size])?;
-    let x = o.rms_norm(&x, &norm, c.rms_norm_eps)?;
-    let head = head(o, c)?;
+    let x = decoder_norm(o, c, &x)?;
+    let head = decoder_head(o, c)?;
     o.linear(&x, &head, None)
 }
 
-fn decoder_layer<O: Ops>(
+/// Angles of the decoder's tokens, for all its layers: `positions` as in [`DecoderInputs`].
+pub fn decoder_rotary<O: Ops>(
+    o: &mut O,
+    c: &TextConfig,
+    positions: &O::Tensor,
+) -> Result<Rotary<O::Tensor>, O::Error> {
+    o.rotary(
+        positions,
+        &c.rope.axes(c.head_dim),
+        &c.rope.inverse_frequencies(c.head_dim),
+    )
+}
+
+/// One layer: `[batch, sequence, hidden]` to the same. A trainer runs layers one by one, to recompute them.
+pub fn decoder_layer<O: Ops>(
     o: &mut O,
     c: &TextConfig,
     layer: usize,
@@ -79,6 +88,20 @@ fn decoder_layer<O: Ops>(
         c.mlp_bias,
     )?;
     o.add(&x, &fed)
+}
+
+/// The norm after the last layer: `[batch, sequence, hidden]` to the same.
+pub fn decoder_norm<O: Ops>(o: &mut O, c: &TextConfig, x: &O::Tensor) -> Result<O::Tensor, O::Error> {
+    let norm = o.weight("model.norm.weight", &[c.hidden_size])?;
+    o.rms_norm(x, &norm, c.rms_norm_eps)
+}
+
+/// The head's weight `[vocabulary, hidden]`: the embedding table where they are tied.
+pub fn decoder_head<O: Ops>(o: &mut O, c: &TextConfig) -> Result<O::Tensor, O::Error> {
+    if c.tie_word_embeddings {
+        return embedding_table(o, c);
+    }
+    o.weight("lm_head.weight", &[c.vocab_size, c.hidden_size])
 }
 
 fn self_attention<O: Ops>(
@@ -163,11 +186,4 @@ pub(crate) fn projection<O: Ops>(
 
 fn embedding_table<O: Ops>(o: &mut O, c: &TextConfig) -> Result<O::Tensor, O::Error> {
     o.weight("model.embed_tokens.weight", &[c.vocab_size, c.hidden_size])
-}
-
-fn head<O: Ops>(o: &mut O, c: &TextConfig) -> Result<O::Tensor, O::Error> {
-    if c.tie_word_embeddings {
-        return embedding_table(o, c);
-    }
-    o.weight("lm_head.weight", &[c.vocab_size, c.hidden_size])
 }

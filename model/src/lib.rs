@@ -30,7 +30,10 @@ pub use adapter::{Adapter, LowRank};
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo};
 pub use config::{Family, ModelConfig};
-pub use decoder::{DecoderInputs, Logits, decoder, token_embeddings};
+pub use decoder::{
+    DecoderInputs, Logits, decoder, decoder_head, decoder_layer, decoder_norm, decoder_rotary,
+    token_embeddings,
+};
 pub use error::ConfigError;
 pub use manifest::{
     Dimension, ElementType, FORMAT_VERSION, FileEntry, GraphContract, GraphEntry, ImageLimits, Manifest,
@@ -40,4 +43,6 @@ pub use names::{WeightNames, expected_weights};
 pub use ops::{Ops, Rotary, Segments};
 pub use rope::{Rope, RopeScaling};
 pub use text::TextConfig;
-pub use vision::{VisionConfig, VisionInputs, vision_tower};
+pub use vision::{
+    VisionConfig, VisionInputs, vision_block, vision_embedding, vision_merger, vision_rotary, vision_tower,
+};

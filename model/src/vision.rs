@@ -121,6 +121,11 @@ impl VisionConfig {
         self.spatial_merge_size * self.spatial_merge_size
     }
 
+    /// Whether block `block` attends over whole frames.
+    pub fn is_full_attention(&self, block: usize) -> bool {
+        self.full_attention_blocks.contains(&block)
+    }
+
     /// Tokens on a side of an attention window.
     pub fn window_tokens(&self) -> usize {
         self.window_size / self.patch_size / self.spatial_merge_size
@@ -199,6 +204,34 @@ pub fn vision_tower<O: Ops>(
     c: &VisionConfig,
     inputs: &VisionInputs<O::Tensor>,
 ) -> Result<O::Tensor, O::Error> {
+    let rotary = vision_rotary(o, c, &inputs.positions)?;
+    let mut x = vision_embedding(o, c, &inputs.pixel_values)?;
+    for block in 0..c.depth {
+        let segments = if c.is_full_attention(block) {
+            &inputs.frames
+        } else {
+            &inputs.windows
+        };
+        x = vision_block(o, c, block, &x, &rotary, segments)?;
+    }
+    vision_merger(o, c, &x)
+}
+
+/// Angles of the patches, for all blocks: `positions` as in [`VisionInputs`].
+pub fn vision_rotary<O: Ops>(
+    o: &mut O,
+    c: &VisionConfig,
+    positions: &O::Tensor,
+) -> Result<Rotary<O::Tensor>, O::Error> {
+    o.rotary(positions, &c.rotary_axes(), &c.inverse_frequencies())
+}
+
+/// Embedded patches: `[patches, patch_elements]` to `[patches, hidden_size]`.
+pub fn vision_embedding<O: Ops>(
+    o: &mut O,
+    c: &VisionConfig,
+    pixel_values: &O::Tensor,
+) -> Result<O::Tensor, O::Error> {
     let kernel = [
         c.hidden_size,
         c.in_channels,
@@ -207,24 +240,20 @@ pub fn vision_tower<O: Ops>(
         c.patch_size,
     ];
     let embed = o.weight("visual.patch_embed.proj.weight", &kernel)?;
-    let mut x = o.linear(&inputs.pixel_values, &embed, None)?;
-    let rotary = o.rotary(&inputs.positions, &c.rotary_axes(), &c.inverse_frequencies())?;
-    for block in 0..c.depth {
-        let full = c.full_attention_blocks.contains(&block);
-        let segments = if full { &inputs.frames } else { &inputs.windows };
-        x = vision_block(o, c, &format!("visual.blocks.{block}"), &x, &rotary, segments)?;
-    }
-    merger(o, c, &x)
+    o.linear(pixel_values, &embed, None)
 }
 
-fn vision_block<O: Ops>(
+/// Block `block`, in which patches attend within `segments`: `[patches, hidden_size]` to the same. A trainer runs
+/// blocks one by one, to recompute them.
+pub fn vision_block<O: Ops>(
     o: &mut O,
     c: &VisionConfig,
-    prefix: &str,
+    block: usize,
     x: &O::Tensor,
     rotary: &Rotary<O::Tensor>,
     segments: &Segments<O::Tensor>,
 ) -> Result<O::Tensor, O::Error> {
+    let prefix = format!("visual.blocks.{block}");
     let norm = o.weight(&format!("{prefix}.norm1.weight"), &[c.hidden_size])?;
     let normed = o.rms_norm(x, &norm, EPS)?;
     let attended = vision_attention(o, c, &format!("{prefix}.attn"), &normed, rotary, segments)?;
@@ -261,7 +290,8 @@ fn vision_attention<O: Ops>(
     projection(o, &format!("{prefix}.proj"), &attended, width, width, true)
 }
 
-fn merger<O: Ops>(o: &mut O, c: &VisionConfig, x: &O::Tensor) -> Result<O::Tensor, O::Error> {
+/// Joins squares of neighbouring patches: `[patches, hidden_size]` to `[patches / merge_unit, out_hidden_size]`.
+pub fn vision_merger<O: Ops>(o: &mut O, c: &VisionConfig, x: &O::Tensor) -> Result<O::Tensor, O::Error> {
     let norm = o.weight("visual.merger.ln_q.weight", &[c.hidden_size])?;
     let normed = o.rms_norm(x, &norm, EPS)?;
     let joined = o.join_rows(&normed, c.merge_unit())?;
