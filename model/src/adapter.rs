@@ -111,6 +111,21 @@ impl Adapter {
 }
 
 impl LowRank {
+    /// The rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// A, `[rank, in]`, row-major.
+    pub fn a(&self) -> &[f32] {
+        &self.a
+    }
+
+    /// B, `[out, rank]`, row-major.
+    pub fn b(&self) -> &[f32] {
+        &self.b
+    }
+
     /// Adds the update to `values`, the weight's elements from flat index `start` on.
     pub fn add_to(&self, values: &mut [f32], start: usize) {
         for (offset, value) in values.iter_mut().enumerate() {

@@ -1,3 +1,5 @@
+use lwv_model::ModelConfig;
+
 use crate::{Error, Grid, Result};
 
 /// Position ids of a growing conversation.
@@ -33,6 +35,14 @@ impl PositionBuilder {
     /// Positions with one axis, for a model that reads text only.
     pub fn text_only() -> Self {
         Self { image: None, next: 0 }
+    }
+
+    /// Positions as a model with `config` counts them.
+    pub fn of(config: &ModelConfig) -> Self {
+        match (&config.vision, config.image_token_id) {
+            (Some(vision), Some(image)) => Self::new(image, vision.spatial_merge_size),
+            _ => Self::text_only(),
+        }
     }
 
     /// Number of axes: 3 (time, row, column), or 1 for text only.

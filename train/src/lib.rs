@@ -2,13 +2,31 @@
 //! [`gguf`] makes a checkpoint out of a GGUF file.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod adamw;
 mod attention;
+mod batch;
 mod error;
 pub mod gguf;
+mod kernels;
+mod model;
+mod moments;
 mod network;
 mod ops;
+mod parameter;
+mod selection;
+mod tape;
+mod training_ops;
+mod vision_tensors;
 
+pub use adamw::{AdamW, AdamWSettings, LearningRates};
+pub use batch::{Batch, IGNORED, Sequence};
 pub use candle_core::Tensor;
-pub use error::Error;
+pub use error::{Error, Result};
+pub use kernels::gradient::Gradient;
+pub use model::Model;
 pub use network::Network;
 pub use ops::CandleOps;
+pub use parameter::{LowRankPair, Parameter, Part};
+pub use selection::{Lora, Selection, factor_names, trained};
+pub use tape::Traced;
+pub use training_ops::{Parameters, TrainingOps};

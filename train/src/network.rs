@@ -2,11 +2,11 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use lwv_model::{
-    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, Segments, VisionInputs, decoder,
-    token_embeddings, vision_tower,
+    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, decoder, token_embeddings, vision_tower,
 };
-use lwv_processor::{Patches, PositionBuilder, VisionGeometry, VisionLayout};
+use lwv_processor::{Patches, PositionBuilder};
 
+use crate::vision_tensors::vision_inputs;
 use crate::{CandleOps, Error};
 
 /// A checkpoint run by candle in f32: the reference that bundles are compared with.
@@ -30,7 +30,7 @@ impl Network {
             adapter.check(&config)?;
         }
         let ops = CandleOps::new(checkpoint, adapter, Device::Cpu);
-        let positions = new_positions(&config);
+        let positions = PositionBuilder::of(&config);
         Ok(Self {
             config,
             ops,
@@ -46,7 +46,7 @@ impl Network {
     /// Forgets the text so far.
     pub fn reset(&mut self) {
         self.ops.reset_cache(true);
-        self.positions = new_positions(&self.config);
+        self.positions = PositionBuilder::of(&self.config);
     }
 
     /// Features of `images`, one row a token, in order: f32 `[tokens, hidden]`.
@@ -59,7 +59,7 @@ impl Network {
             .vision
             .clone()
             .ok_or(Error::NoVisionTower(images.len()))?;
-        let inputs = self.vision_inputs(&vision, images)?;
+        let inputs = vision_inputs(&vision, images, self.ops.device())?;
         vision_tower(&mut self.ops, &vision, &inputs)
     }
 
@@ -143,48 +143,5 @@ impl Network {
         )?;
         let inputs = DecoderInputs { embeds, positions };
         Ok(decoder(&mut self.ops, &self.config.text, &inputs, logits)?.squeeze(0)?)
-    }
-
-    fn vision_inputs(
-        &self,
-        vision: &lwv_model::VisionConfig,
-        images: &[Patches],
-    ) -> Result<VisionInputs<Tensor>, Error> {
-        let device = self.ops.device();
-        let grids: Vec<_> = images.iter().map(|image| image.grid).collect();
-        let layout = VisionLayout {
-            patch_size: vision.patch_size,
-            spatial_merge_size: vision.spatial_merge_size,
-            window_size: vision.window_size,
-        };
-        let geometry = VisionGeometry::new(&grids, &layout)?;
-        let values: Vec<f32> = images
-            .iter()
-            .flat_map(|image| image.values.iter().copied())
-            .collect();
-        Ok(VisionInputs {
-            pixel_values: Tensor::from_vec(values, (geometry.patches, vision.patch_elements()), device)?,
-            positions: Tensor::from_vec(geometry.rotary_positions, (geometry.patches, 2), device)?
-                .t()?
-                .contiguous()?,
-            windows: segments(&geometry.windows, device)?,
-            frames: segments(&geometry.frames, device)?,
-        })
-    }
-}
-
-fn segments(host: &lwv_processor::Segments, device: &Device) -> Result<Segments<Tensor>, Error> {
-    Ok(Segments {
-        gather: Tensor::from_slice(&host.gather, (host.count, host.length), device)?,
-        lengths: Tensor::from_slice(&host.lengths, host.count, device)?,
-        scatter: Tensor::from_slice(&host.scatter, host.scatter.len(), device)?,
-    })
-}
-
-/// Positions as the model family counts them.
-fn new_positions(config: &ModelConfig) -> PositionBuilder {
-    match (&config.vision, config.image_token_id) {
-        (Some(vision), Some(image)) => PositionBuilder::new(image, vision.spatial_merge_size),
-        _ => PositionBuilder::text_only(),
     }
 }
