@@ -70,8 +70,8 @@ def trained(model: torch.nn.Module) -> Tensors:
 
 def undecayed(model: torch.nn.Module) -> list[str]:
     """The trained parameters that the Trainer does not decay."""
-    decayed = set(Trainer.get_decay_parameter_names(None, model))
-    return sorted(plain(name) for name, value in model.named_parameters() if value.requires_grad and name not in decayed)
+    decayed = {plain(name) for name in Trainer.get_decay_parameter_names(None, model)}
+    return sorted(name for name in trained(model) if name not in decayed)
 
 
 def precision(model: torch.nn.Module):
