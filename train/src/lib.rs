@@ -7,8 +7,10 @@ mod error;
 pub mod gguf;
 mod network;
 mod ops;
+mod schedule;
 
 pub use candle_core::Tensor;
 pub use error::Error;
 pub use network::Network;
 pub use ops::CandleOps;
+pub use schedule::{Schedule, SchedulerType};
