@@ -7,10 +7,13 @@ mod error;
 pub mod gguf;
 mod network;
 mod ops;
+pub mod recipe;
 mod schedule;
+mod staging;
 
 pub use candle_core::Tensor;
 pub use error::Error;
 pub use network::Network;
 pub use ops::CandleOps;
 pub use schedule::{Schedule, SchedulerType};
+pub use staging::Staging;
