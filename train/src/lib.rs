@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod attention;
+mod checkpoint_writer;
 mod error;
 pub mod gguf;
 mod network;
@@ -12,6 +13,7 @@ mod schedule;
 mod staging;
 
 pub use candle_core::Tensor;
+pub use checkpoint_writer::{CheckpointWriter, WeightSource};
 pub use error::Error;
 pub use network::Network;
 pub use ops::CandleOps;
