@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{ModelConfig, WeightNames, expected_weights};
@@ -262,6 +263,25 @@ impl Checkpoint {
             shard,
             offset,
             bytes,
+        })
+    }
+
+    /// The tensor that the files call `name`, whatever its type. Touching its data makes it resident.
+    ///
+    /// # Errors
+    /// The tensor is missing.
+    pub fn view(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
+        let missing = || CheckpointError::MissingWeight {
+            dir: self.dir.clone(),
+            name: name.to_owned(),
+        };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let shard = &self.shards[tensor.shard];
+        let start = tensor.offset as usize;
+        let data = &shard.map[start..start + tensor.bytes];
+        TensorView::new(tensor.dtype, tensor.shape.clone(), data).map_err(|e| CheckpointError::Malformed {
+            path: shard.path.clone(),
+            message: format!("tensor `{name}`: {e}"),
         })
     }
 

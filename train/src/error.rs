@@ -56,4 +56,56 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A recipe file is not TOML, has a setting that there is not, or one of another type.
+    #[error("`{path}`, line {line}: {message}")]
+    RecipeFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A setting that has no default was not given.
+    #[error("`{0}` is not set; give `--{0}` or set it in the recipe")]
+    MissingSetting(&'static str),
+    /// A setting's value cannot be used.
+    #[error("`{field}` is `{value}`{origin}: {reason}")]
+    Setting {
+        /// The setting.
+        field: String,
+        /// Its value.
+        value: String,
+        /// The file and line that set it, where it was one.
+        origin: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// The place of an output is taken by something else.
+    #[error("`{0}` exists and is neither a checkpoint nor an adapter; choose another folder or remove it")]
+    Occupied(PathBuf),
+    /// A weight cannot be written.
+    #[error("weight `{name}`: {message}")]
+    Weight {
+        /// Canonical name.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A JSON file of a checkpoint cannot be read.
+    #[error("`{path}` is not valid JSON: {message}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Maps an I/O error on `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
 }

@@ -5,6 +5,7 @@
 mod adamw;
 mod attention;
 mod batch;
+mod checkpoint_writer;
 mod error;
 pub mod gguf;
 mod kernels;
@@ -17,6 +18,9 @@ mod selection;
 mod tape;
 mod training_ops;
 mod vision_tensors;
+pub mod recipe;
+mod schedule;
+mod staging;
 
 pub use adamw::{AdamW, AdamWSettings, LearningRates};
 pub use batch::{Batch, IGNORED, Sequence};
@@ -30,3 +34,6 @@ pub use parameter::{LowRankPair, Parameter, Part};
 pub use selection::{Lora, Selection, factor_names, trained};
 pub use tape::Traced;
 pub use training_ops::{Parameters, TrainingOps};
+pub use checkpoint_writer::{CheckpointWriter, WeightSource};
+pub use schedule::{Schedule, SchedulerType};
+pub use staging::Staging;

@@ -1,0 +1,158 @@
+use super::{FinetuningType, SftRecipe};
+
+/// A setting whose value cannot be used, and why.
+pub(super) type Refusal = (&'static str, &'static str);
+
+impl SftRecipe {
+    /// The first setting that is required and not given.
+    pub(super) fn missing(&self) -> Option<&'static str> {
+        let required = [
+            ("model", self.model.as_os_str().is_empty()),
+            ("dataset", self.dataset.is_empty()),
+            ("output-dir", self.output_dir.as_os_str().is_empty()),
+        ];
+        first(&required)
+    }
+
+    /// The first setting whose value cannot be used.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let positive = "it must be above 0";
+        let fraction = "it must be at least 0 and below 1";
+        [
+            (self.not_positive(), positive),
+            (self.zero(), "it must be at least 1"),
+            (self.negative(), "it must be at least 0"),
+            (self.not_below_one(), fraction),
+        ]
+        .into_iter()
+        .find_map(|(field, reason)| Some((field?, reason)))
+        .or_else(|| self.contradiction())
+    }
+
+    fn not_positive(&self) -> Option<&'static str> {
+        let bad = |value: f64| !(value > 0.0 && value.is_finite());
+        first(&[
+            ("learning-rate", bad(self.learning_rate)),
+            ("vision-learning-rate", self.vision_learning_rate.is_some_and(bad)),
+            (
+                "projector-learning-rate",
+                self.projector_learning_rate.is_some_and(bad),
+            ),
+            ("num-train-epochs", bad(self.num_train_epochs)),
+            ("adam-epsilon", bad(self.adam_epsilon)),
+            ("lora-alpha", self.lora_alpha.is_some_and(bad)),
+        ])
+    }
+
+    fn zero(&self) -> Option<&'static str> {
+        let bad = |value: usize| value == 0;
+        first(&[
+            ("max-steps", self.max_steps.is_some_and(bad)),
+            ("max-length", self.max_length.is_some_and(bad)),
+            (
+                "per-device-train-batch-size",
+                bad(self.per_device_train_batch_size),
+            ),
+            (
+                "gradient-accumulation-steps",
+                bad(self.gradient_accumulation_steps),
+            ),
+            ("lora-rank", bad(self.lora_rank)),
+            ("eval-steps", self.eval_steps.is_some_and(bad)),
+            ("save-steps", bad(self.save_steps)),
+            ("save-total-limit", self.save_total_limit.is_some_and(bad)),
+            ("logging-steps", bad(self.logging_steps)),
+            ("dataloader-workers", bad(self.dataloader_workers)),
+            ("image-min-pixels", self.image_min_pixels.is_some_and(bad)),
+            ("image-max-pixels", self.image_max_pixels.is_some_and(bad)),
+        ])
+    }
+
+    fn negative(&self) -> Option<&'static str> {
+        let bad = |value: f64| !(value >= 0.0 && value.is_finite());
+        first(&[
+            ("max-grad-norm", bad(self.max_grad_norm)),
+            ("weight-decay", bad(self.weight_decay)),
+            ("val-size", bad(self.val_size)),
+        ])
+    }
+
+    fn not_below_one(&self) -> Option<&'static str> {
+        let bad = |value: f64| !(0.0..1.0).contains(&value);
+        first(&[
+            ("warmup-ratio", bad(self.warmup_ratio)),
+            ("adam-beta1", bad(self.adam_beta1)),
+            ("adam-beta2", bad(self.adam_beta2)),
+        ])
+    }
+
+    /// Settings that are each sound, and not together.
+    fn contradiction(&self) -> Option<Refusal> {
+        let lora = self.finetuning_type == FinetuningType::Lora;
+        let frozen =
+            self.freeze_vision_tower && self.freeze_multi_modal_projector && self.freeze_language_model;
+        let bounds = self.image_min_pixels.zip(self.image_max_pixels);
+        [
+            (
+                frozen,
+                "freeze-language-model",
+                "everything else is frozen too, and nothing is left to train",
+            ),
+            (
+                bounds.is_some_and(|(min, max)| min > max),
+                "image-min-pixels",
+                "it is above `image-max-pixels`",
+            ),
+            (
+                self.adapter.is_some() && !lora,
+                "adapter",
+                "it is trained with `finetuning-type` `lora` only; `lwv-train merge` makes a checkpoint of it",
+            ),
+            (
+                self.lora_target.is_empty(),
+                "lora-target",
+                "name layers, or `all`",
+            ),
+            (
+                self.keep_best && self.val_size == 0.0,
+                "keep-best",
+                "it needs samples to evaluate on; set `val-size`",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(bad, field, reason)| bad.then_some((field, reason)))
+    }
+}
+
+fn first(fields: &[(&'static str, bool)]) -> Option<&'static str> {
+    fields.iter().find(|(_, bad)| *bad).map(|(field, _)| *field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_sound() {
+        assert_eq!(SftRecipe::default().refusal(), None);
+        assert_eq!(SftRecipe::default().missing(), Some("model"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let refused = |change: fn(&mut SftRecipe)| {
+            let mut recipe = SftRecipe::default();
+            change(&mut recipe);
+            recipe.refusal().map(|(field, _)| field)
+        };
+        assert_eq!(refused(|r| r.learning_rate = f64::NAN), Some("learning-rate"));
+        assert_eq!(refused(|r| r.max_steps = Some(0)), Some("max-steps"));
+        assert_eq!(refused(|r| r.max_grad_norm = -1.0), Some("max-grad-norm"));
+        assert_eq!(refused(|r| r.adam_beta2 = 1.0), Some("adam-beta2"));
+        assert_eq!(
+            refused(|r| r.freeze_language_model = true),
+            Some("freeze-language-model")
+        );
+        assert_eq!(refused(|r| r.keep_best = true), Some("keep-best"));
+    }
+}
