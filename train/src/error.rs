@@ -16,6 +16,14 @@ pub enum Error {
     /// Candle refuses a computation.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
+    /// A device cannot be used.
+    #[error("device `{device}`: {message}")]
+    Device {
+        /// Its name, as given.
+        device: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The model takes no images.
     #[error("the model has no vision tower, but {0} images were given")]
     NoVisionTower(usize),
