@@ -37,6 +37,14 @@ pub enum Error {
         /// The rank that was asked for.
         rank: usize,
     },
+    /// A device cannot be used.
+    #[error("device `{device}`: {message}")]
+    Device {
+        /// Its name, as given.
+        device: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The model takes no images.
     #[error("the model has no vision tower, but {0} images were given")]
     NoVisionTower(usize),

@@ -1,11 +1,12 @@
 //! The Candle side of the models: [`CandleOps`] computes what `lwv_model` defines, [`Network`] runs a checkpoint,
-//! [`gguf`] makes a checkpoint out of a GGUF file.
+//! [`gguf`] makes a checkpoint out of a GGUF file, [`open_device`] finds the card.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adamw;
 mod attention;
 mod batch;
 mod checkpoint_writer;
+mod device;
 mod error;
 pub mod gguf;
 mod kernels;
@@ -28,6 +29,7 @@ pub use candle_core::Tensor;
 pub use error::{Error, Result};
 pub use kernels::gradient::Gradient;
 pub use model::Model;
+pub use device::open_device;
 pub use network::Network;
 pub use ops::CandleOps;
 pub use parameter::{LowRankPair, Parameter, Part};
