@@ -1,0 +1,295 @@
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use lwv_model::{Checkpoint, ModelConfig, WeightNames};
+use lwv_processor::{Patches, Processor, open_image};
+use lwv_train::{
+    AdamW, AdamWSettings, Batch, IGNORED, LearningRates, Lora, Model, Selection, Sequence, trained,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A folder of references, with the checkpoint that it starts from.
+pub struct Fixture {
+    pub samples: Vec<Sample>,
+    expected: Value,
+    tensors: Checkpoint,
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+pub struct Sample {
+    pub input_ids: Vec<u32>,
+    pub labels: Vec<i64>,
+    #[serde(default)]
+    pub position_ids: Vec<Vec<i64>>,
+    #[serde(skip)]
+    images: Vec<Patches>,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+impl Fixture {
+    /// References of full fine-tuning of the tiny checkpoint `case`.
+    pub fn tiny(case: &str) -> Self {
+        Self::load(
+            root().join("sft").join(case),
+            &root().join("tiny").join(case),
+            case,
+        )
+    }
+
+    /// References of the adapter `name`.
+    pub fn adapter(name: &str) -> Self {
+        let dir = root().join("sft/lora").join(name);
+        let base = read(&dir.join("expected.json"))["base"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let case = base.rsplit('/').next().unwrap().to_owned();
+        Self::load(dir, &root().join(base), &case)
+    }
+
+    fn load(dir: PathBuf, base: &Path, case: &str) -> Self {
+        let samples = read(&root().join("sft").join(case).join("expected.json"))["samples"].take();
+        let mut samples: Vec<Sample> = serde_json::from_value(samples).unwrap();
+        let processor = Processor::from_dir(base).unwrap();
+        let conversations = std::fs::read_to_string(root().join("sft/tiny.jsonl")).unwrap();
+        for (sample, line) in samples.iter_mut().zip(conversations.lines()) {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let images = line["images"].as_array().cloned().unwrap_or_default();
+            sample.images = images
+                .iter()
+                .map(|image| {
+                    let picture = open_image(&root().join(image.as_str().unwrap())).unwrap();
+                    processor.image_processor().unwrap().process(&picture).unwrap()
+                })
+                .collect();
+        }
+        Self {
+            samples,
+            expected: read(&dir.join("expected.json")),
+            tensors: Checkpoint::open_file(&dir.join("expected.safetensors")).unwrap(),
+            config: ModelConfig::from_dir(base).unwrap(),
+            checkpoint: Checkpoint::open(base).unwrap(),
+            dir,
+        }
+    }
+
+    /// What the adapter's own configuration selects.
+    pub fn lora(&self) -> Selection {
+        let config = read(&self.dir.join("adapter_config.json"));
+        let targets = config["target_modules"].as_array().unwrap();
+        Selection {
+            // Its targets stand in the vision tower too, but only the language model's were updated.
+            frozen: vec![lwv_train::Part::VisionTower, lwv_train::Part::Projector],
+            lora: Some(Lora {
+                rank: config["r"].as_u64().unwrap() as usize,
+                alpha: config["lora_alpha"].as_f64().unwrap(),
+                rslora: config["use_rslora"].as_bool().unwrap(),
+                targets: targets
+                    .iter()
+                    .map(|target| target.as_str().unwrap().to_owned())
+                    .collect(),
+                seed: 0,
+                start: Some(self.dir.clone()),
+            }),
+        }
+    }
+
+    pub fn model(&self, selection: &Selection, recompute: bool) -> Model {
+        let parameters = selection
+            .load(&self.checkpoint, &self.config, &Device::Cpu, DType::F32)
+            .unwrap();
+        Model::new(
+            self.config.clone(),
+            parameters,
+            Device::Cpu,
+            DType::F32,
+            recompute,
+        )
+    }
+
+    pub fn batch(&self, samples: &[usize]) -> Batch {
+        self.padded_batch(samples, 0)
+    }
+
+    /// The samples with `padding` more tokens each that nothing is learned from.
+    pub fn padded_batch(&self, samples: &[usize], padding: usize) -> Batch {
+        let padded: Vec<(Vec<u32>, Vec<i64>, &[Patches])> = samples
+            .iter()
+            .map(|&i| {
+                let sample = &self.samples[i];
+                let ids = [sample.input_ids.clone(), vec![5; padding]].concat();
+                let labels = [sample.labels.clone(), vec![IGNORED; padding]].concat();
+                (ids, labels, sample.images.as_slice())
+            })
+            .collect();
+        let sequences = padded.iter().map(|(input_ids, labels, images)| Sequence {
+            input_ids,
+            labels,
+            images,
+        });
+        Batch::new(&self.config, sequences).unwrap()
+    }
+
+    /// Compares loss and gradients of the recorded batch.
+    pub fn check_gradients(&self, model: &Model, key: &str) {
+        let expected = &self.expected[key];
+        let samples: Vec<usize> = serde_json::from_value(expected["samples"].clone()).unwrap();
+        let batch = self.batch(&samples);
+        assert_eq!(batch.supervised() as u64, expected["tokens"].as_u64().unwrap());
+        let loss = model.learn(&batch, 1.0 / batch.supervised() as f64).unwrap();
+        let difference = (loss - expected["loss"].as_f64().unwrap()).abs();
+        assert!(difference < 1e-5, "loss: {difference}");
+        let mut worst: f64 = 0.0;
+        for parameter in trained(model.parameters()) {
+            let want = self.tensor("grad", parameter.name());
+            let gradient = parameter.gradient().unwrap().get();
+            let got = values(&gradient.unwrap_or_else(|| panic!("`{}` has no gradient", parameter.name())));
+            assert!(want.iter().any(|value| *value != 0.0), "{}", parameter.name());
+            let distance = relative_distance(&got, &want);
+            assert!(distance < 1e-4, "{}: {distance}", parameter.name());
+            worst = worst.max(distance);
+        }
+        let count = trained(model.parameters()).count();
+        let recorded = self
+            .tensors
+            .names()
+            .filter(|name| name.starts_with("grad."))
+            .count();
+        assert_eq!(count, recorded);
+        println!(
+            "{}: loss off by {difference:.1e}, worst gradient by {worst:.1e}",
+            self.dir.display()
+        );
+    }
+
+    /// Compares the weights after the last step.
+    pub fn check_final(&self, model: &Model) {
+        let (mut squares, mut total) = (0.0, 0.0);
+        for parameter in trained(model.parameters()) {
+            let want = self.tensor("final", parameter.name());
+            let got = values(&parameter.exact());
+            let distance = relative_distance(&got, &want);
+            assert!(distance < 1e-4, "{}: {distance}", parameter.name());
+            squares += got
+                .iter()
+                .zip(&want)
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum::<f64>();
+            total += want.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>();
+        }
+        println!(
+            "{}: final weights off by {:.1e}",
+            self.dir.display(),
+            (squares / total).sqrt()
+        );
+    }
+
+    /// The recorded tensor `<kind>.<name>`, whatever layout its name is in.
+    fn tensor(&self, kind: &str, name: &str) -> Vec<f32> {
+        let is_wanted = |recorded: &&str| {
+            let Some(rest) = recorded
+                .strip_prefix(kind)
+                .and_then(|rest| rest.strip_prefix('.'))
+            else {
+                return false;
+            };
+            let rest = rest.strip_prefix("base_model.model.").unwrap_or(rest);
+            WeightNames::canonical(rest) == name
+        };
+        let recorded = self.tensors.names().find(is_wanted);
+        let recorded = recorded.unwrap_or_else(|| panic!("no `{kind}` of `{name}` was recorded"));
+        self.tensors
+            .to_f32(&self.tensors.info(recorded).unwrap())
+            .unwrap()
+    }
+}
+
+/// Recorded steps, run again.
+pub struct Run<'a> {
+    fixture: &'a Fixture,
+    model: &'a Model,
+    trajectory: &'a Value,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(fixture: &'a Fixture, model: &'a Model, section: &str) -> Self {
+        let section = if section.is_empty() {
+            &fixture.expected
+        } else {
+            &fixture.expected[section]
+        };
+        Self {
+            fixture,
+            model,
+            trajectory: &section["trajectory"],
+        }
+    }
+
+    pub fn check_steps(&self) {
+        let recipe = &self.trajectory["recipe"];
+        let number = |key: &str| recipe[key].as_f64().unwrap();
+        let count = |key: &str| recipe[key].as_u64().unwrap() as usize;
+        let settings = AdamWSettings {
+            beta1: number("beta1"),
+            beta2: number("beta2"),
+            epsilon: number("epsilon"),
+            weight_decay: number("weight_decay"),
+        };
+        let parameters = trained(self.model.parameters()).cloned().collect();
+        let mut optimizer = AdamW::new(settings, parameters, None).unwrap();
+        let (micro, accumulation) = (count("micro_batch"), count("accumulation"));
+        let (mut worst_loss, mut worst_norm): (f64, f64) = (0.0, 0.0);
+        for step in 0..count("steps") {
+            let (mut loss, mut tokens) = (0.0, 0);
+            for batch in 0..accumulation {
+                let first = (step * accumulation + batch) * micro;
+                let samples: Vec<usize> = (first..first + micro)
+                    .map(|i| i % self.fixture.samples.len())
+                    .collect();
+                let batch = self.fixture.batch(&samples);
+                loss += self.model.learn(&batch, 1.0).unwrap();
+                tokens += batch.supervised();
+            }
+            let scale = 1.0 / tokens as f64;
+            let norm = optimizer.gradient_norm().unwrap() * scale;
+            let expected = |key: &str| self.trajectory[key][step].as_f64().unwrap();
+            assert_eq!(tokens as f64, expected("tokens"));
+            worst_loss = worst_loss.max((loss * scale - expected("loss")).abs());
+            worst_norm = worst_norm.max((norm / expected("gradient_norm") - 1.0).abs());
+            assert!(worst_loss < 1e-4, "step {step}: loss off by {worst_loss}");
+            assert!(worst_norm < 1e-3, "step {step}: norm off by {worst_norm}");
+            let clip = (number("max_grad_norm") / (norm + 1e-6)).min(1.0);
+            let rate = expected("learning_rate");
+            let rates = LearningRates {
+                vision_tower: rate,
+                projector: rate,
+                language_model: rate,
+            };
+            optimizer.step(&rates, scale * clip).unwrap();
+        }
+        println!("losses off by {worst_loss:.1e} at most, norms by {worst_norm:.1e}");
+    }
+}
+
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// L2 norm of the difference, over that of `want`.
+pub fn relative_distance(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied())
+}
