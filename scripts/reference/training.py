@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
-from transformers import Trainer, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
 import exact
 from supervision import Sample
@@ -69,9 +69,11 @@ def trained(model: torch.nn.Module) -> Tensors:
 
 
 def undecayed(model: torch.nn.Module) -> list[str]:
-    """The trained parameters that the Trainer does not decay."""
-    decayed = {plain(name) for name in Trainer.get_decay_parameter_names(None, model)}
-    return sorted(name for name in trained(model) if name not in decayed)
+    """The trained parameters that are not decayed: biases and norms, which are those of one dimension.
+
+    The Trainer goes by names, and so decays `norm1`, `norm2` and `ln_q` of the vision tower, which nobody means.
+    """
+    return sorted(name for name, value in trained(model).items() if value.dim() == 1)
 
 
 def precision(model: torch.nn.Module):

@@ -87,7 +87,11 @@ impl Fixture {
     /// What the adapter's own configuration selects.
     pub fn lora(&self) -> Selection {
         let config = read(&self.dir.join("adapter_config.json"));
-        let targets = config["target_modules"].as_array().unwrap();
+        // A pattern stands for every linear layer of the language model.
+        let targets = config["target_modules"].as_array().map_or_else(
+            || vec!["all".to_owned()],
+            |names| names.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
+        );
         Selection {
             // Its targets stand in the vision tower too, but only the language model's were updated.
             frozen: vec![lwv_train::Part::VisionTower, lwv_train::Part::Projector],
