@@ -1,41 +1,61 @@
-//! The Candle side of the models: [`CandleOps`] computes what `lwv_model` defines, [`Network`] runs a checkpoint,
-//! [`gguf`] makes a checkpoint out of a GGUF file, [`open_device`] finds the card.
+//! The Candle side of the models: training and its references.
+//!
+//! - [`Model`] computes and differentiates what `lwv_model` defines, by the operations of [`TrainingOps`]; [`AdamW`]
+//!   changes its weights, and [`Trainer`] does so step by step over a dataset, with everything that must survive.
+//! - [`CandleOps`] and [`Network`] run a checkpoint without gradients, as the reference for bundles.
+//! - [`gguf`] makes a checkpoint out of a GGUF file, [`merge()`] one out of a checkpoint and an adapter.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adamw;
+mod adapter_writer;
 mod attention;
 mod batch;
 mod checkpoint_writer;
+mod curriculum;
 mod device;
 mod error;
 pub mod gguf;
 mod kernels;
+mod merge;
+mod metrics;
 mod model;
 mod moments;
 mod network;
 mod ops;
 mod parameter;
 pub mod recipe;
+mod samples;
 mod schedule;
 mod selection;
 mod staging;
 mod tape;
+mod tensorboard;
+mod trainer;
 mod training_ops;
+mod training_state;
 mod vision_tensors;
 
 pub use adamw::{AdamW, AdamWSettings, LearningRates};
-pub use batch::{Batch, IGNORED, Sequence};
+pub use adapter_writer::{AdapterSettings, AdapterWriter, LoraUpdate};
+pub use batch::{Batch, Sequence};
 pub use candle_core::Tensor;
 pub use checkpoint_writer::{CheckpointWriter, WeightSource};
+pub use curriculum::Curriculum;
 pub use device::open_device;
 pub use error::{Error, Result};
 pub use kernels::gradient::Gradient;
+pub use merge::merge;
+pub use metrics::{MetricsFile, StepMetrics};
 pub use model::Model;
 pub use network::Network;
 pub use ops::CandleOps;
 pub use parameter::{LowRankPair, Parameter, Part};
+pub use samples::{Samples, Shortage};
 pub use schedule::{Schedule, SchedulerType};
 pub use selection::{Lora, Selection, factor_names, trained};
 pub use staging::Staging;
 pub use tape::Traced;
+pub use tensorboard::EventWriter;
+pub use trainer::{Event, Outcome, Trainer};
 pub use training_ops::{Parameters, TrainingOps};
+pub use training_state::TrainingState;

@@ -1,0 +1,130 @@
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::staging::write_atomically;
+
+/// What one optimizer step of fine-tuning did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// The step, from 1.
+    pub step: usize,
+    /// Mean loss of the step's learned tokens, in nats.
+    pub loss: f64,
+    /// Norm of the gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the language model.
+    pub learning_rate: f64,
+    /// Tokens of the step's samples, prompts included.
+    pub tokens: u64,
+    /// Seconds that the step took.
+    pub seconds: f64,
+}
+
+/// A file with one JSON object a step. A line is handed to the system when it is appended.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Opens `path` for appending. Lines of steps after `resumed`, and a line that was cut short, are taken out first,
+    /// so that a training that goes on from step `resumed` has every step once; a new training keeps all lines.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn open(path: &Path, resumed: Option<usize>) -> Result<Self, Error> {
+        if let Some(step) = resumed
+            && path.exists()
+        {
+            drop_later(path, step)?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(Error::io(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Appends one line: [`StepMetrics`], or another object with a `step`. Numbers that are not finite become null.
+    ///
+    /// # Errors
+    /// A disk that is full.
+    pub fn append(&mut self, metrics: &impl Serialize) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(metrics).map_err(|e| Error::Json {
+            path: self.path.clone(),
+            message: e.to_string(),
+        })?;
+        line.push(b'\n');
+        self.file
+            .write_all(&line)
+            .and_then(|()| self.file.flush())
+            .map_err(Error::io(&self.path))
+    }
+}
+
+fn drop_later(path: &Path, last: usize) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: usize,
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let is_kept = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= last);
+    let kept: String = text
+        .lines()
+        .filter(is_kept)
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    write_atomically(path, kept.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(step: usize) -> StepMetrics {
+        StepMetrics {
+            step,
+            loss: 1.5,
+            grad_norm: 0.25,
+            learning_rate: 1e-5,
+            tokens: 10,
+            seconds: 0.5,
+        }
+    }
+
+    #[test]
+    fn a_resumed_training_has_every_step_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("steps.jsonl");
+        let mut file = MetricsFile::open(&path, None).unwrap();
+        for step in 1..=4 {
+            file.append(&metrics(step)).unwrap();
+        }
+        file.file.write_all(b"{\"step\": 2, \"lo").unwrap();
+        let mut file = MetricsFile::open(&path, Some(2)).unwrap();
+        file.append(&metrics(3)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let read: Vec<StepMetrics> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(read, [metrics(1), metrics(2), metrics(3)]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn lines_have_the_promised_keys() {
+        let line = serde_json::to_string(&metrics(1)).unwrap();
+        let expected = "{\"step\":1,\"loss\":1.5,\"grad_norm\":0.25,\"learning_rate\":0.00001,\"tokens\":10,\"seconds\":0.5}";
+        assert_eq!(line, expected);
+    }
+}
