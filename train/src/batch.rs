@@ -1,10 +1,8 @@
+use lwv_data::{Example, IGNORED};
 use lwv_model::ModelConfig;
 use lwv_processor::{Grid, Patches, PositionBuilder};
 
 use crate::Result;
-
-/// Label of a token that nothing is learned from, as everywhere in this field.
-pub const IGNORED: i64 = -100;
 
 /// One conversation as a model reads it.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +13,16 @@ pub struct Sequence<'a> {
     pub labels: &'a [i64],
     /// The images, in the order of their tokens.
     pub images: &'a [Patches],
+}
+
+impl<'a> From<&'a Example> for Sequence<'a> {
+    fn from(example: &'a Example) -> Self {
+        Self {
+            input_ids: &example.input_ids,
+            labels: &example.labels,
+            images: &example.images,
+        }
+    }
 }
 
 /// Sequences one after another, without padding, and what is to be predicted.

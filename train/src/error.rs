@@ -22,6 +22,40 @@ pub enum Error {
     /// The network asks for a weight that was not loaded.
     #[error("the network has no weight `{0}`")]
     UnknownParameter(String),
+    /// The dataset cannot be used.
+    #[error(transparent)]
+    Data(#[from] lwv_data::Error),
+    /// No sample is left to train on.
+    #[error("no sample can be trained on: {0}")]
+    NoSamples(String),
+    /// Samples cannot be used, and none may be left out.
+    #[error("{0}; without `--strict` they are left out")]
+    Shortage(String),
+    /// The user has interrupted.
+    #[error("interrupted")]
+    Interrupted,
+    /// The loss or a gradient is not a number.
+    #[error(
+        "step {step}: the {what} is {value}; the samples are {samples}. The weights are as they were before this step"
+    )]
+    NotFinite {
+        /// The step, from 1.
+        step: usize,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// What it is.
+        value: f64,
+        /// Where the samples of the batch stand.
+        samples: String,
+    },
+    /// A training cannot be gone on with.
+    #[error("cannot go on from `{path}`: {message}")]
+    Resume {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
     /// Everything is frozen.
     #[error("nothing is left to train: every part of the model is frozen, or no layer matches `lora-target`")]
     NothingToTrain,

@@ -56,6 +56,6 @@ pub use selection::{Lora, Selection, factor_names, trained};
 pub use staging::Staging;
 pub use tape::Traced;
 pub use tensorboard::EventWriter;
-pub use trainer::{Event, Outcome, Trainer};
+pub use trainer::{Event, Outcome, Trainer, Watch};
 pub use training_ops::{Parameters, TrainingOps};
 pub use training_state::TrainingState;

@@ -65,6 +65,37 @@ impl Staging {
     }
 }
 
+impl Staging {
+    /// Syncs every file and moves it into `dir`, which keeps what else it holds but older weights: the root of an
+    /// output folder holds checkpoints too.
+    ///
+    /// # Errors
+    /// A file that cannot be synced, moved or removed.
+    pub fn move_into(self, dir: &Path) -> Result<(), Error> {
+        sync_all(&self.folder)?;
+        let names: Vec<_> = std::fs::read_dir(&self.folder)
+            .and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.file_name()))
+                    .collect::<Result<_, _>>()
+            })
+            .map_err(Error::io(&self.folder))?;
+        for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+            let path = entry.map_err(Error::io(dir))?.path();
+            let name = path.file_name().unwrap_or_default();
+            let text = name.to_string_lossy();
+            let is_weights = text.starts_with("model") && text.contains(".safetensors");
+            if is_weights && !names.iter().any(|new| new == name) {
+                remove(&path)?;
+            }
+        }
+        for name in names {
+            rename(&self.folder.join(&name), &dir.join(&name))?;
+        }
+        sync(dir)
+    }
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.kept {

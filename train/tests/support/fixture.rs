@@ -90,7 +90,12 @@ impl Fixture {
         // A pattern stands for every linear layer of the language model.
         let targets = config["target_modules"].as_array().map_or_else(
             || vec!["all".to_owned()],
-            |names| names.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
+            |names| {
+                names
+                    .iter()
+                    .map(|name| name.as_str().unwrap().to_owned())
+                    .collect()
+            },
         );
         Selection {
             // Its targets stand in the vision tower too, but only the language model's were updated.

@@ -1,0 +1,266 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::UNIX_EPOCH;
+
+use lwv_data::{Dataset, Encoder, EncoderSettings, LengthGrouping, Order, Validation, split};
+use lwv_processor::Processor;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::recipe::SftRecipe;
+use crate::staging::write_atomically;
+use crate::{Error, Result};
+
+/// The samples of a training: which can be used, how long they are, and which are held out.
+pub struct Samples {
+    /// All conversations.
+    pub dataset: Arc<Dataset>,
+    /// What makes token ids of them.
+    pub encoder: Arc<Encoder>,
+    /// Samples that are trained on, ascending.
+    pub train: Vec<usize>,
+    /// Samples that are measured with.
+    pub held_out: Vec<usize>,
+    /// Tokens of every sample of the dataset; 0 where it cannot be used.
+    pub lengths: Vec<usize>,
+    /// What was left out.
+    pub shortage: Shortage,
+    /// SHA-256 of the names, sizes and lengths in tokens of the data.
+    pub fingerprint: String,
+}
+
+/// Samples that were left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Shortage {
+    /// Samples longer than `max-length`: number and tokens.
+    pub too_long: Vec<(usize, usize)>,
+    /// What is wrong with samples that cannot be used.
+    pub unusable: Vec<String>,
+}
+
+/// Tokens of every sample, kept beside the output so that a training that goes on does not count again.
+#[derive(Serialize, Deserialize)]
+struct Lengths {
+    /// Names, sizes and times of the files, and what else the numbers depend on.
+    key: String,
+    tokens: Vec<usize>,
+    unusable: Vec<String>,
+}
+
+impl Lengths {
+    const FILE: &'static str = "lengths.json";
+
+    fn read(dir: &Path, key: &str) -> Option<Self> {
+        let text = std::fs::read_to_string(dir.join(Self::FILE)).ok()?;
+        let lengths: Self = serde_json::from_str(&text).ok()?;
+        (lengths.key == key).then_some(lengths)
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(Self::FILE);
+        let text = serde_json::to_vec(self).map_err(|e| Error::Json {
+            path: path.clone(),
+            message: e.to_string(),
+        })?;
+        write_atomically(&path, &text)
+    }
+}
+
+impl Samples {
+    /// Opens the recipe's dataset and counts its tokens, calling `progress` with samples done and in all. Counting
+    /// stops with [`Error::Interrupted`] when `cancelled` is set.
+    ///
+    /// # Errors
+    /// A dataset or processor that cannot be used; with `strict`, a sample that cannot; nothing left to train on.
+    pub fn open(
+        recipe: &SftRecipe,
+        cancelled: &AtomicBool,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Self> {
+        let dataset = Arc::new(Dataset::open(&recipe.dataset, recipe.media_dir.as_deref())?);
+        let settings = EncoderSettings {
+            max_length: recipe.max_length,
+            min_pixels: recipe.image_min_pixels,
+            max_pixels: recipe.image_max_pixels,
+            mask_history: recipe.mask_history,
+        };
+        let encoder = Arc::new(Encoder::new(Processor::from_dir(&recipe.model)?, settings));
+        let key = key(&dataset, recipe);
+        let lengths = match Lengths::read(&recipe.output_dir, &key) {
+            Some(lengths) => lengths,
+            None => {
+                let lengths = count(&dataset, &encoder, key, cancelled, progress)?;
+                lengths.write(&recipe.output_dir)?;
+                lengths
+            }
+        };
+        Self::select(recipe, dataset, encoder, lengths)
+    }
+
+    fn select(
+        recipe: &SftRecipe,
+        dataset: Arc<Dataset>,
+        encoder: Arc<Encoder>,
+        lengths: Lengths,
+    ) -> Result<Self> {
+        let limit = recipe.max_length.unwrap_or(usize::MAX);
+        let all = lengths.tokens.iter().copied().enumerate();
+        let too_long: Vec<(usize, usize)> = all.clone().filter(|(_, tokens)| *tokens > limit).collect();
+        let shortage = Shortage {
+            too_long,
+            unusable: lengths.unusable,
+        };
+        if recipe.strict && shortage != Shortage::default() {
+            return Err(Error::Shortage(shortage.describe()));
+        }
+        let usable: Vec<usize> = all
+            .filter(|(_, tokens)| (1..=limit).contains(tokens))
+            .map(|(sample, _)| sample)
+            .collect();
+        if usable.is_empty() {
+            return Err(Error::NoSamples(shortage.describe()));
+        }
+        let validation = match recipe.val_size {
+            share if share < 1.0 => Validation::Share(share),
+            count => Validation::Count(count as usize),
+        };
+        let (train, held_out) = split(usable.len(), validation, recipe.seed)?;
+        let of = |places: Vec<usize>| places.into_iter().map(|place| usable[place]).collect();
+        Ok(Self {
+            train: of(train),
+            held_out: of(held_out),
+            fingerprint: fingerprint(&dataset, &lengths.tokens),
+            lengths: lengths.tokens,
+            dataset,
+            encoder,
+            shortage,
+        })
+    }
+
+    /// The order in which samples are taken.
+    pub fn order(&self, recipe: &SftRecipe) -> Order {
+        Order {
+            seed: recipe.seed,
+            shuffle: !recipe.no_shuffle,
+            grouping: recipe.group_by_length.then(|| LengthGrouping {
+                lengths: self.lengths.clone(),
+                batch_size: recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps,
+            }),
+        }
+    }
+
+    /// Tokens of the longest sample that is used.
+    pub fn longest(&self) -> usize {
+        let used = self.train.iter().chain(&self.held_out);
+        used.map(|&sample| self.lengths[sample]).max().unwrap_or(0)
+    }
+}
+
+impl Shortage {
+    /// One or two lines that say what was left out.
+    pub fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(longest) = self.too_long.iter().map(|(_, tokens)| tokens).max() {
+            parts.push(format!(
+                "{} samples are longer than `max-length`, the longest has {longest} tokens",
+                self.too_long.len()
+            ));
+        }
+        if let Some(first) = self.unusable.first() {
+            parts.push(format!(
+                "{} samples cannot be used, the first: {first}",
+                self.unusable.len()
+            ));
+        }
+        parts.join("; ")
+    }
+}
+
+fn count(
+    dataset: &Dataset,
+    encoder: &Encoder,
+    key: String,
+    cancelled: &AtomicBool,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Lengths> {
+    let done = AtomicUsize::new(0);
+    let tokens = |sample: usize| -> Result<std::result::Result<usize, String>> {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let tokens = dataset
+            .get(sample)
+            .and_then(|conversation| encoder.token_count(&conversation));
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, dataset.len());
+        match tokens {
+            Err(error) if !error.is_of_sample() => Err(error.into()),
+            other => Ok(other.map_err(|error| error.to_string())),
+        }
+    };
+    let counted: Vec<_> = (0..dataset.len())
+        .into_par_iter()
+        .map(tokens)
+        .collect::<Result<_>>()?;
+    let unusable = counted
+        .iter()
+        .filter_map(|tokens| tokens.as_ref().err().cloned())
+        .collect();
+    Ok(Lengths {
+        key,
+        tokens: counted.into_iter().map(|tokens| tokens.unwrap_or(0)).collect(),
+        unusable,
+    })
+}
+
+/// What the numbers of tokens depend on. Files go in by name, size and time, so that nothing is read.
+fn key(dataset: &Dataset, recipe: &SftRecipe) -> String {
+    let model = |name: &str| recipe.model.join(name);
+    let processor = [
+        model("tokenizer.json"),
+        model("tokenizer_config.json"),
+        model("chat_template.jinja"),
+        model("preprocessor_config.json"),
+        model("config.json"),
+    ];
+    let files: Vec<String> = dataset
+        .paths()
+        .iter()
+        .chain(&processor)
+        .map(|path| stamp(path))
+        .collect();
+    format!(
+        "{files:?} {:?} {:?} {:?}",
+        recipe.media_dir, recipe.image_min_pixels, recipe.image_max_pixels
+    )
+}
+
+fn stamp(path: &PathBuf) -> String {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return format!("{} is missing", path.display());
+    };
+    let time = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let nanoseconds = time.map_or(0, |time| time.as_nanos());
+    format!("{} {} {nanoseconds}", path.display(), metadata.len())
+}
+
+fn fingerprint(dataset: &Dataset, lengths: &[usize]) -> String {
+    let mut digest = Sha256::new();
+    for path in dataset.paths() {
+        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        digest.update(format!("{name} {size}\n"));
+    }
+    for tokens in lengths {
+        digest.update(tokens.to_le_bytes());
+    }
+    digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

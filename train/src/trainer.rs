@@ -1,0 +1,291 @@
+mod files;
+mod steps;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{DType, Device};
+use lwv_model::{Checkpoint, ModelConfig};
+
+use crate::recipe::{ComputeType, FinetuningType, OptimizerOffload, SftRecipe};
+use crate::{
+    AdamW, AdamWSettings, Curriculum, Error, EventWriter, Lora, MetricsFile, Model, Part, Result, Samples,
+    Schedule, Selection, Shortage, StepMetrics, TrainingState, open_device, trained,
+};
+
+/// Moments larger than this are kept on disk on the CPU, unless the recipe says otherwise: there they cost little time
+/// and half of what training needs in memory.
+const OFFLOADED_BYTES: usize = 256 << 20;
+
+/// A training: a recipe, a model, samples, and where it stands.
+pub struct Trainer {
+    recipe: SftRecipe,
+    /// The checkpoint that training started from, or goes on from.
+    base: Checkpoint,
+    model: Model,
+    samples: Samples,
+    curriculum: Curriculum,
+    schedule: Schedule,
+    optimizer: AdamW,
+    state: TrainingState,
+    metrics: Option<MetricsFile>,
+    events: Option<EventWriter>,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// What happens in a training.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Samples whose tokens are counted, and in all.
+    Counted(usize, usize),
+    /// The training begins: steps that are done, steps in all, and samples that were left out.
+    Started(usize, usize, &'a Shortage),
+    /// A step is done.
+    Stepped(&'a StepMetrics),
+    /// The held-out samples were measured: step and mean loss.
+    Evaluated(usize, f64),
+    /// A sample was left out, and why.
+    LeftOut(String),
+    /// A checkpoint or the trained model was written.
+    Saved(&'a Path),
+}
+
+/// What hears of events.
+pub type Watch<'a> = dyn Fn(Event<'_>) + Sync + 'a;
+
+/// How a training ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Steps that are done.
+    pub step: usize,
+    /// Whether the user interrupted it; a checkpoint to go on from was written.
+    pub interrupted: bool,
+    /// The folder of the trained model, or of that checkpoint.
+    pub output: PathBuf,
+    /// Mean loss of the last step.
+    pub loss: Option<f64>,
+    /// Lowest mean loss of the held-out samples.
+    pub best_eval_loss: Option<f64>,
+    /// Samples that were left out.
+    pub left_out: usize,
+}
+
+impl Trainer {
+    /// Prepares a training; with `resume`, goes on from that checkpoint. When `cancelled` is set, the training saves
+    /// a checkpoint and ends.
+    ///
+    /// # Errors
+    /// A model, dataset or device that cannot be used; a resume with another recipe or other samples.
+    pub fn open(
+        recipe: SftRecipe,
+        resume: Option<&Path>,
+        metrics: Option<&Path>,
+        cancelled: Arc<AtomicBool>,
+        watch: &Watch<'_>,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(&recipe.output_dir).map_err(Error::io(&recipe.output_dir))?;
+        if let Some(dir) = resume {
+            check_recipe(dir, &recipe)?;
+        }
+        let samples = Samples::open(&recipe, &cancelled, &|done, all| watch(Event::Counted(done, all)))?;
+        let curriculum = Curriculum::new(&recipe, samples.order(&recipe), samples.train.clone());
+        let total_steps = curriculum.total_steps();
+        let schedule = Schedule::new(
+            recipe.lr_scheduler_type,
+            recipe.warmup_steps,
+            recipe.warmup_ratio,
+            total_steps,
+        );
+        let weights = match resume {
+            Some(dir) if recipe.finetuning_type == FinetuningType::Full => dir,
+            _ => recipe.model.as_path(),
+        };
+        let (base, model) = load(&recipe, weights, resume)?;
+        let mut optimizer = optimizer(&recipe, &model)?;
+        let mut state = new_state(&recipe, &samples, total_steps);
+        if let Some(dir) = resume {
+            state = resumed(dir, state)?;
+            state.restore(dir, &mut optimizer)?;
+        }
+        let resumed_step = resume.is_some().then_some(state.global_step);
+        let metrics = metrics
+            .map(|path| MetricsFile::open(path, resumed_step))
+            .transpose()?;
+        let events = recipe
+            .logging_dir
+            .as_deref()
+            .map(EventWriter::create)
+            .transpose()?;
+        recipe.save(&recipe.output_dir.join(SftRecipe::FILE))?;
+        Ok(Self {
+            recipe,
+            base,
+            model,
+            samples,
+            curriculum,
+            schedule,
+            optimizer,
+            state,
+            metrics,
+            events,
+            cancelled,
+        })
+    }
+
+    /// Trains to the end, or until it is interrupted.
+    ///
+    /// # Errors
+    /// A loss that is not a number, a full disk, what candle says. The last checkpoint is whole in every case.
+    pub fn run(mut self, watch: &Watch<'_>) -> Result<Outcome> {
+        watch(Event::Started(
+            self.state.global_step,
+            self.curriculum.total_steps(),
+            &self.samples.shortage,
+        ));
+        let mut outcome = Outcome {
+            step: self.state.global_step,
+            interrupted: false,
+            output: self.recipe.output_dir.clone(),
+            loss: None,
+            best_eval_loss: None,
+            left_out: self.samples.shortage.too_long.len() + self.samples.shortage.unusable.len(),
+        };
+        while self.state.global_step < self.curriculum.total_steps() {
+            let interrupted = self.train_epoch(&mut outcome, watch)?;
+            if interrupted {
+                outcome.interrupted = true;
+                outcome.output = self.save_checkpoint(watch)?;
+                break;
+            }
+        }
+        if !outcome.interrupted {
+            self.finish(watch)?;
+        }
+        outcome.step = self.state.global_step;
+        outcome.best_eval_loss = self.state.best_metric;
+        Ok(outcome)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// What the recipe says is trained.
+pub(crate) fn selection(recipe: &SftRecipe, start: Option<&Path>) -> Selection {
+    let parts = [
+        (recipe.freeze_vision_tower, Part::VisionTower),
+        (recipe.freeze_multi_modal_projector, Part::Projector),
+        (recipe.freeze_language_model, Part::LanguageModel),
+    ];
+    let lora = Lora {
+        rank: recipe.lora_rank,
+        alpha: recipe.alpha(),
+        rslora: recipe.use_rslora,
+        targets: recipe.lora_target.clone(),
+        seed: recipe.seed,
+        start: start.or(recipe.adapter.as_deref()).map(Path::to_owned),
+    };
+    Selection {
+        frozen: parts
+            .into_iter()
+            .filter(|(frozen, _)| *frozen)
+            .map(|(_, part)| part)
+            .collect(),
+        lora: (recipe.finetuning_type == FinetuningType::Lora).then_some(lora),
+    }
+}
+
+fn load(recipe: &SftRecipe, weights: &Path, resume: Option<&Path>) -> Result<(Checkpoint, Model)> {
+    let device = device(recipe)?;
+    let dtype = match recipe.dtype {
+        ComputeType::F32 => DType::F32,
+        ComputeType::Bf16 => DType::BF16,
+        ComputeType::Auto if device.is_cpu() => DType::F32,
+        ComputeType::Auto => DType::BF16,
+    };
+    let config = ModelConfig::from_dir(weights)?;
+    let base = Checkpoint::open(weights)?;
+    base.check(&config)?;
+    let parameters = selection(recipe, resume).load(&base, &config, &device, dtype)?;
+    Ok((
+        base,
+        Model::new(config, parameters, device, dtype, recipe.recompute),
+    ))
+}
+
+fn device(recipe: &SftRecipe) -> Result<Device> {
+    use crate::recipe::DeviceType;
+    match recipe.device {
+        DeviceType::Cpu => Ok(Device::Cpu),
+        DeviceType::Cuda => open_device("cuda"),
+        DeviceType::Auto => Ok(open_device("cuda").unwrap_or(Device::Cpu)),
+    }
+}
+
+fn optimizer(recipe: &SftRecipe, model: &Model) -> Result<AdamW> {
+    let settings = AdamWSettings {
+        beta1: recipe.adam_beta1,
+        beta2: recipe.adam_beta2,
+        epsilon: recipe.adam_epsilon,
+        weight_decay: recipe.weight_decay,
+    };
+    let parameters: Vec<_> = trained(model.parameters()).cloned().collect();
+    let elements: usize = parameters
+        .iter()
+        .map(|parameter| parameter.exact().elem_count())
+        .sum();
+    let offload = match recipe.optimizer_offload {
+        OptimizerOffload::Auto => 8 * elements > OFFLOADED_BYTES,
+        OptimizerOffload::None => false,
+        OptimizerOffload::Disk => true,
+    };
+    AdamW::new(
+        settings,
+        parameters,
+        offload.then_some(recipe.output_dir.as_path()),
+    )
+}
+
+fn new_state(recipe: &SftRecipe, samples: &Samples, max_steps: usize) -> TrainingState {
+    TrainingState {
+        global_step: 0,
+        epoch: 0.0,
+        max_steps,
+        best_metric: None,
+        best_model_checkpoint: None,
+        seed: recipe.seed,
+        data_fingerprint: samples.fingerprint.clone(),
+        parameter_steps: Default::default(),
+    }
+}
+
+/// Refuses to go on with another recipe than the checkpoint's.
+fn check_recipe(dir: &Path, recipe: &SftRecipe) -> Result<()> {
+    let saved = SftRecipe::load(&dir.join(SftRecipe::FILE))?;
+    let differences = saved.differences(recipe)?;
+    let Some(first) = differences.first() else {
+        return Ok(());
+    };
+    Err(Error::Resume {
+        path: dir.to_owned(),
+        message: format!(
+            "`{}` was {}, now it is {}; train into another folder, or set it back",
+            first.field, first.old, first.new
+        ),
+    })
+}
+
+/// The saved state, if it is of the same samples as the new one.
+fn resumed(dir: &Path, new: TrainingState) -> Result<TrainingState> {
+    let saved = TrainingState::read(dir)?;
+    if saved.data_fingerprint == new.data_fingerprint {
+        return Ok(saved);
+    }
+    Err(Error::Resume {
+        path: dir.to_owned(),
+        message: "the dataset has changed since".into(),
+    })
+}

@@ -1,0 +1,205 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use lwv_data::{Encoded, Example, Loader};
+
+use super::{Event, Outcome, Trainer, Watch};
+use crate::recipe::SaveStrategy;
+use crate::{Batch, Error, LearningRates, Result, Sequence, StepMetrics};
+
+/// What the batches of a step add up to.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    supervised: usize,
+    tokens: usize,
+    origins: Vec<String>,
+}
+
+impl Trainer {
+    /// Trains to the end of the epoch, or of the training. Whether it was interrupted.
+    pub(super) fn train_epoch(&mut self, outcome: &mut Outcome, watch: &Watch<'_>) -> Result<bool> {
+        let steps = self.curriculum.rest_of_epoch(self.state.global_step);
+        let order = steps.iter().flatten().flatten().copied().collect();
+        let mut loader = self.loader(order);
+        for batches in steps {
+            let started = Instant::now();
+            let mut sums = Sums::default();
+            for batch in &batches {
+                if self.is_cancelled() {
+                    self.optimizer.clear_gradients();
+                    return Ok(true);
+                }
+                let examples = self.examples(&mut loader, batch.len(), outcome, watch)?;
+                self.learn(&examples, &mut sums)?;
+            }
+            let metrics = self.step(&sums, started)?;
+            outcome.loss = Some(metrics.loss);
+            self.record(&metrics)?;
+            watch(Event::Stepped(&metrics));
+            self.after_step(watch)?;
+        }
+        Ok(self.is_cancelled() && self.state.global_step < self.curriculum.total_steps())
+    }
+
+    fn loader(&self, order: Vec<usize>) -> Loader {
+        let recipe = &self.recipe;
+        let ahead = recipe.per_device_train_batch_size + recipe.dataloader_workers;
+        let (dataset, encoder) = (
+            Arc::clone(&self.samples.dataset),
+            Arc::clone(&self.samples.encoder),
+        );
+        Loader::start(dataset, encoder, order, recipe.dataloader_workers, ahead)
+    }
+
+    /// The next `count` samples, without those that turn out to be unusable.
+    fn examples(
+        &self,
+        loader: &mut Loader,
+        count: usize,
+        outcome: &mut Outcome,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Example>> {
+        let mut examples = Vec::with_capacity(count);
+        for encoded in loader.take(count) {
+            match encoded {
+                Ok((_, Encoded::Example(example))) => examples.push(example),
+                Ok((_, Encoded::TooLong(_))) => {}
+                Err(error) if self.recipe.strict || !error.is_of_sample() => return Err(error.into()),
+                Err(error) => {
+                    outcome.left_out += 1;
+                    watch(Event::LeftOut(error.to_string()));
+                }
+            }
+        }
+        Ok(examples)
+    }
+
+    /// Adds a batch's loss and gradients, as sums over tokens: what they are divided by is known at the end of the step.
+    fn learn(&self, examples: &[Example], sums: &mut Sums) -> Result<()> {
+        let batch = Batch::new(self.model.config(), examples.iter().map(Sequence::from))?;
+        sums.tokens += batch.input_ids.len();
+        sums.origins
+            .extend(examples.iter().map(|example| example.origin.to_string()));
+        if batch.supervised() == 0 {
+            return Ok(());
+        }
+        sums.supervised += batch.supervised();
+        sums.loss += self.model.learn(&batch, 1.0)?;
+        self.check_finite("loss", sums.loss, sums)
+    }
+
+    fn check_finite(&self, what: &'static str, value: f64, sums: &Sums) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        self.optimizer.clear_gradients();
+        Err(Error::NotFinite {
+            step: self.state.global_step + 1,
+            what,
+            value,
+            samples: sums.origins.join(", "),
+        })
+    }
+
+    /// Clips the gradients and changes the weights.
+    fn step(&mut self, sums: &Sums, started: Instant) -> Result<StepMetrics> {
+        let scale = 1.0 / sums.supervised.max(1) as f64;
+        let norm = self.optimizer.gradient_norm()? * scale;
+        self.check_finite("gradient norm", norm, sums)?;
+        let clip = match self.recipe.max_grad_norm {
+            limit if limit > 0.0 => (limit / (norm + 1e-6)).min(1.0),
+            _ => 1.0,
+        };
+        let factor = self.schedule.factor(self.state.global_step);
+        let recipe = &self.recipe;
+        let rates = LearningRates {
+            vision_tower: recipe.vision_learning_rate.unwrap_or(recipe.learning_rate) * factor,
+            projector: recipe.projector_learning_rate.unwrap_or(recipe.learning_rate) * factor,
+            language_model: recipe.learning_rate * factor,
+        };
+        self.optimizer.step(&rates, scale * clip)?;
+        self.state.global_step += 1;
+        self.state.epoch = self.curriculum.epoch(self.state.global_step);
+        Ok(StepMetrics {
+            step: self.state.global_step,
+            loss: sums.loss * scale,
+            grad_norm: norm,
+            learning_rate: rates.language_model,
+            tokens: sums.tokens as u64,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn record(&mut self, metrics: &StepMetrics) -> Result<()> {
+        if let Some(file) = &mut self.metrics {
+            file.append(metrics)?;
+        }
+        if let Some(events) = &mut self.events
+            && metrics.step.is_multiple_of(self.recipe.logging_steps)
+        {
+            events.scalar("train/loss", metrics.step, metrics.loss as f32)?;
+            events.scalar("train/grad_norm", metrics.step, metrics.grad_norm as f32)?;
+            events.scalar("train/learning_rate", metrics.step, metrics.learning_rate as f32)?;
+            let speed = metrics.tokens as f64 / metrics.seconds;
+            events.scalar("train/tokens_per_second", metrics.step, speed as f32)?;
+            events.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Measures and saves where it is time to.
+    fn after_step(&mut self, watch: &Watch<'_>) -> Result<()> {
+        let step = self.state.global_step;
+        let is_last = step == self.curriculum.total_steps();
+        let saves = match self.recipe.save_strategy {
+            SaveStrategy::Steps => is_last || step.is_multiple_of(self.recipe.save_steps),
+            SaveStrategy::Epoch => is_last || self.curriculum.ends_epoch(step),
+            SaveStrategy::No => false,
+        };
+        let evaluates = match self.recipe.eval_steps {
+            Some(steps) => is_last || step.is_multiple_of(steps),
+            None => saves || is_last,
+        };
+        let mut is_best = false;
+        if evaluates && !self.samples.held_out.is_empty() {
+            is_best = self.evaluate(watch)?;
+        }
+        if saves || (is_best && self.recipe.keep_best && self.recipe.save_strategy != SaveStrategy::No) {
+            if is_best {
+                self.state.best_model_checkpoint = Some(crate::training_state::checkpoint_name(step));
+            }
+            self.save_checkpoint(watch)?;
+        }
+        Ok(())
+    }
+
+    /// Mean loss of the held-out samples. Whether it is the lowest so far.
+    fn evaluate(&mut self, watch: &Watch<'_>) -> Result<bool> {
+        let (mut loss, mut tokens) = (0.0, 0);
+        for encoded in self.loader(self.samples.held_out.clone()) {
+            if let Ok((_, Encoded::Example(example))) = encoded {
+                let batch = Batch::new(self.model.config(), [Sequence::from(&example)])?;
+                if batch.supervised() > 0 {
+                    loss += self.model.evaluate(&batch)?;
+                    tokens += batch.supervised();
+                }
+            }
+        }
+        let mean = loss / tokens.max(1) as f64;
+        let step = self.state.global_step;
+        if let Some(file) = &mut self.metrics {
+            file.append(&serde_json::json!({"step": step, "eval_loss": mean, "eval_tokens": tokens}))?;
+        }
+        if let Some(events) = &mut self.events {
+            events.scalar("eval/loss", step, mean as f32)?;
+            events.flush()?;
+        }
+        watch(Event::Evaluated(step, mean));
+        let is_best = self.state.best_metric.is_none_or(|best| mean < best);
+        if is_best {
+            self.state.best_metric = Some(mean);
+        }
+        Ok(is_best)
+    }
+}
