@@ -1,12 +1,14 @@
+mod factor;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use lwv_model::{Family, ModelConfig, expected_weights};
-use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
 use crate::{Error, Staging};
+use factor::Factor;
 
 /// What the updates of a LoRA have in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -201,27 +203,6 @@ impl<'a> AdapterWriter<'a> {
 
 fn last_part(module: &str) -> String {
     module.rsplit('.').next().unwrap_or(module).to_owned()
-}
-
-/// A or B, in f32.
-struct Factor<'a> {
-    shape: [usize; 2],
-    values: &'a [f32],
-}
-
-impl View for Factor<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
-    }
-    fn data_len(&self) -> usize {
-        self.values.len() * 4
-    }
 }
 
 #[cfg(test)]

@@ -120,6 +120,10 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+    use serde_json::json;
+
     struct Unchanged;
 
     impl WeightSource for Unchanged {
@@ -136,6 +140,19 @@ mod tests {
             let weights = lwv_model::expected_weights(&self.1);
             let (_, shape) = weights.iter().find(|(known, _)| known == name).unwrap();
             Ok(Some(self.0.to_f32(&self.0.find(name, shape)?)?.into()))
+        }
+    }
+
+    struct Ones<'a>(&'a ModelConfig);
+
+    impl WeightSource for Ones<'_> {
+        fn weight(&self, name: &str) -> Result<Option<Cow<'_, [f32]>>, Error> {
+            let weights = lwv_model::expected_weights(self.0);
+            let shape = weights
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, shape)| shape);
+            Ok(Some(vec![1.0; shape.unwrap().iter().product()].into()))
         }
     }
 
@@ -224,5 +241,56 @@ mod tests {
         assert!(error.contains("has 1 elements"), "{error}");
         assert_same_weights(&base, &Checkpoint::open(&out).unwrap());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn tensors_beside_the_model_are_copied_and_a_stored_tied_head_is_the_embedding() {
+        let dir = tempfile::tempdir().unwrap();
+        let base_dir = dir.path().join("base");
+        std::fs::create_dir(&base_dir).unwrap();
+        let fields = json!({"model_type": "qwen2", "hidden_size": 8, "intermediate_size": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 3,
+            "max_position_embeddings": 64, "tie_word_embeddings": true});
+        std::fs::write(base_dir.join("config.json"), fields.to_string()).unwrap();
+        let config = ModelConfig::from_value(&fields).unwrap();
+        let zeros = [0; 1024];
+        let view = |dtype: Dtype, shape: Vec<usize>| {
+            let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            TensorView::new(dtype, shape, &zeros[..bytes]).unwrap()
+        };
+        let mut tensors: Vec<_> = lwv_model::expected_weights(&config)
+            .into_iter()
+            .map(|(name, shape)| (name, view(Dtype::F32, shape)))
+            .collect();
+        tensors.push(("lm_head.weight".into(), view(Dtype::F32, vec![3, 8])));
+        tensors.push(("model.position_ids".into(), view(Dtype::I64, vec![2])));
+        safetensors::serialize_to_file(tensors, None, &base_dir.join("model.safetensors")).unwrap();
+        let base = Checkpoint::open(&base_dir).unwrap();
+        let out = dir.path().join("out");
+        let writer = CheckpointWriter::new(&base, &config).with_type(SaveType::Bf16);
+        writer.write(&out, &Ones(&config), &mut |_| ()).unwrap();
+        let out = Checkpoint::open(&out).unwrap();
+        assert!(out.names().eq(base.names()));
+        let data = |name: &str| out.view(name).unwrap().data().to_vec();
+        assert_eq!(data("lm_head.weight"), data("model.embed_tokens.weight"));
+        assert_eq!(data("model.norm.weight"), [0x80, 0x3f].repeat(8));
+        assert_eq!(out.view("model.position_ids").unwrap().dtype(), Dtype::I64);
+    }
+
+    /// A device that is always full stands in for the disk.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_file() {
+        let base_dir = fixture("llama");
+        let base = Checkpoint::open(&base_dir).unwrap();
+        let config = ModelConfig::from_dir(&base_dir).unwrap();
+        let shards = plan(&base, &config, SaveType::Auto, u64::MAX).unwrap();
+        let mut writer = ShardWriter {
+            base: &base,
+            source: &Unchanged,
+            progress: &mut |_| (),
+        };
+        let error = writer.write(Path::new("/dev/full"), &shards[0]).unwrap_err();
+        assert!(error.to_string().contains("/dev/full"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of a training: their names, defaults and meanings stand in [`settings`], once for the command line, the
+//! Settings of a training. Names, defaults and meanings stand in `recipe/settings.rs`, once for the command line, the
 //! recipe file and the recipe that is saved beside the output.
 
 mod arguments;
