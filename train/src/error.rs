@@ -49,7 +49,7 @@ pub enum Error {
         samples: String,
     },
     /// A training cannot be gone on with.
-    #[error("cannot go on from `{path}`: {message}")]
+    #[error("`{path}`: {message}")]
     Resume {
         /// The checkpoint.
         path: PathBuf,

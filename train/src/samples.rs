@@ -92,7 +92,10 @@ impl Samples {
             Some(lengths) => lengths,
             None => {
                 let lengths = count(&dataset, &encoder, key, cancelled, progress)?;
-                lengths.write(&recipe.output_dir)?;
+                // A plan makes no folder.
+                if recipe.output_dir.exists() {
+                    lengths.write(&recipe.output_dir)?;
+                }
                 lengths
             }
         };

@@ -85,6 +85,9 @@ impl Trainer {
         cancelled: Arc<AtomicBool>,
         watch: &Watch<'_>,
     ) -> Result<Self> {
+        if resume.is_none() {
+            refuse_used(&recipe.output_dir)?;
+        }
         std::fs::create_dir_all(&recipe.output_dir).map_err(Error::io(&recipe.output_dir))?;
         if let Some(dir) = resume {
             check_recipe(dir, &recipe)?;
@@ -260,6 +263,19 @@ fn new_state(recipe: &SftRecipe, samples: &Samples, max_steps: usize) -> Trainin
         data_fingerprint: samples.fingerprint.clone(),
         parameter_steps: Default::default(),
     }
+}
+
+/// Refuses to mix the checkpoints of two trainings in one folder.
+fn refuse_used(output_dir: &Path) -> Result<()> {
+    let Some(newest) = TrainingState::newest(output_dir)? else {
+        return Ok(());
+    };
+    Err(Error::Resume {
+        path: newest,
+        message:
+            "an earlier training has left it in `output-dir`; add `--resume`, or train into another folder"
+                .into(),
+    })
 }
 
 /// Refuses to go on with another recipe than the checkpoint's.

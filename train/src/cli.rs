@@ -1,0 +1,92 @@
+mod desk;
+mod memory;
+mod plan;
+mod sft;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use lwv_train::recipe::{SaveType, SftArgs};
+
+use desk::Desk;
+
+const EXAMPLES: &str = "\
+Examples:
+  lwv-train sft --model ./Qwen2.5-VL-7B-Instruct --dataset data.jsonl --output-dir ./out --finetuning-type lora
+  lwv-train plan --recipe train/recipes/longwriter-v-7b-sft.toml --model ./checkpoint --dataset data.jsonl --output-dir ./out
+  lwv-train merge ./checkpoint ./out ./merged
+  lwv-train import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2";
+
+/// Trains checkpoints in Hugging Face layout.
+#[derive(Parser)]
+#[command(name = "lwv-train", version, after_help = EXAMPLES)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fine-tunes a checkpoint on conversations
+    #[command(after_help = SftArgs::EXAMPLES)]
+    Sft(Box<SftArgs>),
+    /// Says how much memory `sft` with the same settings needs, and what would make it fit
+    Plan(Box<SftArgs>),
+    /// Makes a checkpoint out of a checkpoint and an adapter
+    Merge {
+        /// The checkpoint
+        checkpoint: PathBuf,
+        /// The adapter, in PEFT layout
+        adapter: PathBuf,
+        /// The folder to write
+        out: PathBuf,
+        /// Type of the weights
+        #[arg(long, value_enum, default_value = "auto")]
+        save_dtype: SaveType,
+    },
+    /// Makes a checkpoint out of a GGUF file of a Llama model
+    Import {
+        /// The GGUF file
+        gguf: PathBuf,
+        /// The folder to write
+        checkpoint: PathBuf,
+    },
+}
+
+/// Does what the command line says.
+pub fn run() -> Result<ExitCode> {
+    match Args::parse().command {
+        Command::Sft(args) => sft::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Merge {
+            checkpoint,
+            adapter,
+            out,
+            save_dtype,
+        } => {
+            let mut desk = Desk::bytes();
+            lwv_train::merge(&checkpoint, &adapter, &out, save_dtype, &mut |bytes, all| {
+                desk.moved(bytes, all)
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Import { gguf, checkpoint } => {
+            lwv_train::gguf::import(&gguf, &checkpoint)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Prints an error and its causes.
+#[expect(clippy::print_stderr, reason = "the command line's own error output")]
+pub fn report(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+/// Prints a line on stdout.
+#[expect(clippy::print_stdout, reason = "the command line's own output")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}

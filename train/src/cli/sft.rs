@@ -1,0 +1,79 @@
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use lwv_train::recipe::{SftArgs, SftRecipe};
+use lwv_train::{Error, Outcome, Trainer, TrainingState};
+use serde_json::json;
+
+use super::desk::Desk;
+use super::{memory, say};
+
+/// Exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Trains, or writes another trainer's files.
+pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
+    let recipe = args.resolve()?;
+    if args.emit()?.is_some() {
+        bail!("`--emit` is not there yet");
+    }
+    let resume = resume(args, &recipe)?;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    listen(Arc::clone(&cancelled))?;
+    let desk = Desk::training();
+    let watch = |event: lwv_train::Event<'_>| desk.watch(&event);
+    let trainer = Trainer::open(
+        recipe,
+        resume.as_deref(),
+        args.metrics.as_deref(),
+        cancelled,
+        &watch,
+    );
+    let outcome = match trainer.and_then(|trainer| trainer.run(&watch)) {
+        Err(Error::Interrupted) => return Ok(ExitCode::from(INTERRUPTED)),
+        other => other?,
+    };
+    if outcome.interrupted {
+        desk.line("interrupted; go on with the same command and `--resume`");
+    }
+    if args.json {
+        say(&summary(&outcome));
+    }
+    let code = if outcome.interrupted { INTERRUPTED } else { 0 };
+    Ok(ExitCode::from(code))
+}
+
+/// The checkpoint to go on from. `auto` begins anew where there is none.
+fn resume(args: &SftArgs, recipe: &SftRecipe) -> Result<Option<PathBuf>> {
+    match args.resume.as_deref() {
+        None => Ok(None),
+        Some(auto) if auto == Path::new("auto") => Ok(TrainingState::newest(&recipe.output_dir)?),
+        Some(path) => Ok(Some(path.to_owned())),
+    }
+}
+
+/// The first Ctrl-C asks the training to save and end, a second one ends it at once.
+fn listen(cancelled: Arc<AtomicBool>) -> Result<()> {
+    let handler = move || {
+        if cancelled.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    };
+    ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
+}
+
+fn summary(outcome: &Outcome) -> String {
+    json!({
+        "step": outcome.step,
+        "interrupted": outcome.interrupted,
+        "output": outcome.output,
+        "loss": outcome.loss,
+        "best_eval_loss": outcome.best_eval_loss,
+        "left_out": outcome.left_out,
+        "peak_rss_bytes": memory::peak(),
+    })
+    .to_string()
+}
