@@ -69,6 +69,22 @@ pub enum Error {
         message: String,
     },
 
+    /// The template renders a turn of the assistant otherwise when the conversation goes on, so that it cannot be
+    /// told which of the text is the answer.
+    #[error(
+        "the chat template renders message `{turn}` (from `0`) otherwise when more follow; use a template that \
+         only appends"
+    )]
+    UnstableTurn {
+        /// The message, counted from 0.
+        turn: usize,
+    },
+    /// The text up to an answer, the answer and what follows are not the tokens of the whole.
+    #[error(
+        "a token reaches over the border of an answer; take blanks and line breaks off its start and end"
+    )]
+    TurnBorder,
+
     /// An image file of zero bytes.
     #[error("`{name}` is empty (0 bytes); give a JPEG, PNG or WebP file")]
     EmptyImage {

@@ -79,7 +79,7 @@ pub(crate) fn is_too_long(width: u32, height: u32) -> bool {
     u64::from(long) > u64::from(short) * u64::from(MAX_ASPECT_RATIO)
 }
 
-fn format_of(bytes: &[u8], name: &str) -> Result<ImageFormat> {
+pub(crate) fn format_of(bytes: &[u8], name: &str) -> Result<ImageFormat> {
     let found = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::WebP)) => return Ok(format),
         Ok(other) => format!(
@@ -132,7 +132,7 @@ pub(crate) fn decode_with_image_crate(
     Ok((image, orientation))
 }
 
-fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_MEMORY);
     limits
@@ -199,7 +199,7 @@ fn upper_halves(samples: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-fn describe(error: ImageError, bytes: &[u8], name: &str) -> Error {
+pub(crate) fn describe(error: ImageError, bytes: &[u8], name: &str) -> Error {
     let name = name.to_owned();
     match &error {
         ImageError::Unsupported(unsupported) => Error::UnsupportedImage {

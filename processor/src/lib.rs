@@ -1,6 +1,7 @@
 //! From text and pictures to what a model is fed, as plain vectors.
 //!
-//! - [`Processor`] reads a checkpoint or bundle folder and makes a [`Prompt`]: token ids and image [`Patches`].
+//! - [`Processor`] reads a checkpoint or bundle folder and makes a [`Prompt`]: token ids and image [`Patches`]; or a
+//!   [`Transcript`] of a whole conversation, to learn from.
 //! - [`Tokenizer`], [`TokenStream`] and [`ChatTemplate`] are the text side, [`decode_image`] and [`ImageProcessor`]
 //!   the image side; each can be used alone.
 //! - [`VisionGeometry`] computes what the vision tower must know about the picture sizes, [`PositionBuilder`] the
@@ -14,7 +15,9 @@ mod chat;
 mod error;
 mod grid;
 mod image;
+mod image_size;
 mod jpeg;
+mod jpeg_header;
 mod json;
 mod message;
 mod patches;
@@ -26,6 +29,7 @@ mod size;
 mod stream;
 mod template;
 mod tokenizer;
+mod transcript;
 mod vision;
 mod window;
 
@@ -34,6 +38,7 @@ pub use chat::ChatTemplate;
 pub use error::{Error, Result};
 pub use grid::Grid;
 pub use image::{MAX_ASPECT_RATIO, MAX_PIXELS, decode_image, open_image};
+pub use image_size::image_size;
 pub use message::{Content, Message};
 pub use patches::{ImageProcessor, Patches};
 pub use positions::PositionBuilder;
@@ -42,4 +47,5 @@ pub use resize::{Filter, resize};
 pub use size::smart_resize;
 pub use stream::TokenStream;
 pub use tokenizer::Tokenizer;
+pub use transcript::Transcript;
 pub use window::{Segments, VisionGeometry, VisionLayout};

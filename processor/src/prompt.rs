@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use crate::vision::Vision;
-use crate::{ChatTemplate, Error, ImageProcessor, Message, Patches, Result, Tokenizer};
+use crate::{ChatTemplate, Error, Grid, ImageProcessor, Message, Patches, Result, Tokenizer};
 
 /// A prompt as a model takes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,13 +77,9 @@ impl Processor {
     /// No chat template, one that refuses the messages, another number of pictures than of places for one, or a
     /// picture that cannot be sized.
     pub fn prompt(&self, messages: &[Message], images: &[RgbImage]) -> Result<Prompt> {
-        let template = self.chat_template.as_ref().ok_or_else(|| Error::NoChatTemplate {
-            path: self.path.clone(),
-        })?;
+        let template = self.require_template()?;
         let text = template.render(messages, true)?;
-        // transformers: a tokenizer adds nothing to a rendered conversation; a processor does, unless it is there.
-        let has_bos = template.bos_token().is_some_and(|token| text.starts_with(token));
-        self.encode(&text, images, self.vision.is_some() && !has_bos)
+        self.encode(&text, images, self.adds_special_tokens(template, &text))
     }
 
     /// The prompt of a text as it is, without the chat template, with what the tokenizer puts around a text. The
@@ -104,38 +100,67 @@ impl Processor {
         self.encode(text, images, false)
     }
 
+    pub(crate) fn require_template(&self) -> Result<&ChatTemplate> {
+        self.chat_template.as_ref().ok_or_else(|| Error::NoChatTemplate {
+            path: self.path.clone(),
+        })
+    }
+
+    /// Whether the tokenizer puts something around a rendered conversation. transformers: a tokenizer adds nothing
+    /// to one; a processor does, unless it is there.
+    pub(crate) fn adds_special_tokens(&self, template: &ChatTemplate, text: &str) -> bool {
+        let has_bos = template.bos_token().is_some_and(|token| text.starts_with(token));
+        self.vision.is_some() && !has_bos
+    }
+
     fn encode(&self, text: &str, images: &[RgbImage], add_special_tokens: bool) -> Result<Prompt> {
-        let Some(vision) = &self.vision else {
-            if !images.is_empty() {
-                return Err(Error::TextOnly { images: images.len() });
-            }
-            let input_ids = self.tokenizer.encode(text, add_special_tokens)?;
-            return Ok(Prompt {
-                input_ids,
-                images: Vec::new(),
-            });
-        };
         // Before the pictures are worked on, which takes long.
-        vision.check_count(text, images.len())?;
-        let images: Vec<Patches> = images
-            .iter()
-            .map(|image| vision.processor.process(image))
-            .collect::<Result<_>>()?;
+        self.check_image_count(text, images.len())?;
+        let images: Vec<Patches> = match &self.vision {
+            Some(vision) => images
+                .iter()
+                .map(|image| vision.processor.process(image))
+                .collect::<Result<_>>()?,
+            None => Vec::new(),
+        };
+        let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
+        let input_ids = self.token_ids(text, &grids, add_special_tokens)?;
+        Ok(Prompt { input_ids, images })
+    }
+
+    /// How many places for an image a rendered text has.
+    pub(crate) fn image_places(&self, text: &str) -> usize {
+        self.vision.as_ref().map_or(0, |vision| vision.places(text))
+    }
+
+    pub(crate) fn check_image_count(&self, text: &str, images: usize) -> Result<()> {
+        match &self.vision {
+            Some(vision) => vision.check_count(text, images),
+            None if images > 0 => Err(Error::TextOnly { images }),
+            None => Ok(()),
+        }
+    }
+
+    /// The ids of a text with one image token for each of `grids`, repeated as often as that one has merged patches.
+    pub(crate) fn token_ids(&self, text: &str, grids: &[Grid], add_special_tokens: bool) -> Result<Vec<u32>> {
+        let Some(vision) = &self.vision else {
+            return self.tokenizer.encode(text, add_special_tokens);
+        };
         let input_ids = self
             .tokenizer
-            .encode(&vision.expand(text, &images), add_special_tokens)?;
-        vision.check_tokens(&input_ids, &images)?;
-        Ok(Prompt { input_ids, images })
+            .encode(&vision.expand(text, grids), add_special_tokens)?;
+        vision.check_tokens(&input_ids, grids)?;
+        Ok(input_ids)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::Content;
     use crate::tokenizer::tests::{byte_tokenizer, byte_tokenizer_json};
-    use crate::{Content, Grid};
 
-    const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}\
+    pub(crate) const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}\
         {% else %}{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
         {% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}\
         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -158,7 +183,7 @@ mod tests {
         .to_string()
     }
 
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    pub(crate) fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tokenizer.json"), byte_tokenizer_json()).unwrap();
         for (name, content) in files {
@@ -167,7 +192,8 @@ mod tests {
         folder
     }
 
-    fn vision_processor() -> Processor {
+    /// A processor of pictures whose patches are 2×2 pixels, merged by 2, with the template [`CHATML`].
+    pub(crate) fn vision_processor() -> Processor {
         let config = config(2);
         let files = [
             ("config.json", config.as_str()),

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use lwv_model::{ModelConfig, VisionConfig};
 
-use crate::{Error, ImageProcessor, Patches, Result, Tokenizer};
+use crate::{Error, Grid, ImageProcessor, Result, Tokenizer};
 
 /// The image side of a folder: how pictures are cut, and the token that stands for them.
 #[derive(Debug, Clone)]
@@ -38,8 +38,13 @@ impl Vision {
         }))
     }
 
+    /// How many places for an image the text has.
+    pub(crate) fn places(&self, text: &str) -> usize {
+        text.matches(&self.image_token).count()
+    }
+
     pub(crate) fn check_count(&self, text: &str, images: usize) -> Result<()> {
-        let placeholders = text.matches(&self.image_token).count();
+        let placeholders = self.places(text);
         if placeholders == images {
             Ok(())
         } else {
@@ -52,30 +57,30 @@ impl Vision {
     }
 
     /// Repeats each image token as often as its image has merged patches.
-    pub(crate) fn expand(&self, text: &str, images: &[Patches]) -> String {
+    pub(crate) fn expand(&self, text: &str, grids: &[Grid]) -> String {
         let mut parts = text.split(&self.image_token);
         let mut expanded = parts.next().unwrap_or_default().to_owned();
-        for (image, part) in images.iter().zip(parts) {
-            expanded.push_str(&self.image_token.repeat(self.tokens(image)));
+        for (grid, part) in grids.iter().zip(parts) {
+            expanded.push_str(&self.image_token.repeat(self.tokens(grid)));
             expanded.push_str(part);
         }
         expanded
     }
 
-    fn tokens(&self, image: &Patches) -> usize {
-        image.grid.merged(self.processor.merge_size)
+    fn tokens(&self, grid: &Grid) -> usize {
+        grid.merged(self.processor.merge_size)
     }
 
-    pub(crate) fn check_tokens(&self, input_ids: &[u32], images: &[Patches]) -> Result<()> {
+    pub(crate) fn check_tokens(&self, input_ids: &[u32], grids: &[Grid]) -> Result<()> {
         let found = input_ids.iter().filter(|id| **id == self.image_token_id).count();
-        let expected = images.iter().map(|image| self.tokens(image)).sum();
+        let expected = grids.iter().map(|grid| self.tokens(grid)).sum();
         if found == expected {
             Ok(())
         } else {
             Err(Error::ImageTokens {
                 found,
                 expected,
-                images: images.len(),
+                images: grids.len(),
             })
         }
     }

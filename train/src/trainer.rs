@@ -240,16 +240,17 @@ fn optimizer(recipe: &SftRecipe, model: &Model) -> Result<AdamW> {
         .iter()
         .map(|parameter| parameter.exact().elem_count())
         .sum();
-    let offload = match recipe.optimizer_offload {
+    let offload = is_offloaded(recipe, elements).then_some(recipe.output_dir.as_path());
+    AdamW::new(settings, parameters, offload)
+}
+
+/// Whether the moments of so many numbers are kept on disk, where training runs on the CPU.
+pub(crate) fn is_offloaded(recipe: &SftRecipe, elements: usize) -> bool {
+    match recipe.optimizer_offload {
         OptimizerOffload::Auto => 8 * elements > OFFLOADED_BYTES,
         OptimizerOffload::None => false,
         OptimizerOffload::Disk => true,
-    };
-    AdamW::new(
-        settings,
-        parameters,
-        offload.then_some(recipe.output_dir.as_path()),
-    )
+    }
 }
 
 fn new_state(recipe: &SftRecipe, samples: &Samples, max_steps: usize) -> TrainingState {

@@ -1,0 +1,41 @@
+//! Supervised data: conversations with pictures, from files to what a model is trained on.
+//!
+//! - [`Dataset`] finds the samples of JSON and Parquet files and reads any of them as a [`Conversation`].
+//! - [`Encoder`] makes an [`Example`] of one: token ids, labels and image patches.
+//! - [`Order`] and [`split`] say which sample comes when, [`Loader`] encodes them ahead in other threads.
+//! - [`count_words`] measures answers as the paper does.
+//!
+//! Every error names the file and line, or row, of the sample.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod alpaca;
+mod conversation;
+mod dataset;
+mod draft;
+mod encoder;
+mod error;
+mod image_source;
+mod json_file;
+mod json_list;
+mod loader;
+mod media;
+mod openai;
+mod order;
+mod origin;
+mod parquet_file;
+mod parquet_row;
+mod record;
+#[cfg(test)]
+mod samples;
+mod sharegpt;
+mod words;
+
+pub use conversation::Conversation;
+pub use dataset::Dataset;
+pub use encoder::{Encoded, Encoder, EncoderSettings, Example, IGNORED, TooLong};
+pub use error::{Error, Problem, Result};
+pub use image_source::ImageSource;
+pub use loader::Loader;
+pub use order::{LengthGrouping, Order, Validation, split};
+pub use origin::{Origin, Place};
+pub use words::count_words;

@@ -1,0 +1,130 @@
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use image::{ImageFormat, Rgb, RgbImage};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::canvas::Canvas;
+use crate::histogram::Histogram;
+
+/// Pixels of a histogram.
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 420;
+
+/// Draws histograms, one below the other, into an SVG or PNG file.
+pub(crate) fn plot(path: &Path, histograms: &[&Histogram]) -> Result<()> {
+    let size = (WIDTH, HEIGHT * histograms.len() as u32);
+    let failed = || format!("cannot write the plot `{}`", path.display());
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("svg") => {
+            let mut text = String::new();
+            draw(
+                SVGBackend::with_string(&mut text, size).into_drawing_area(),
+                histograms,
+            )?;
+            std::fs::write(path, text).with_context(failed)
+        }
+        Some("png") => {
+            let mut image = RgbImage::from_pixel(size.0, size.1, Rgb([255; 3]));
+            draw(Canvas(&mut image).into_drawing_area(), histograms)?;
+            image
+                .save_with_format(path, ImageFormat::Png)
+                .with_context(failed)
+        }
+        _ => bail!(
+            "`{}` ends neither in `.svg` nor in `.png`; name one of these",
+            path.display()
+        ),
+    }
+}
+
+fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, histograms: &[&Histogram]) -> Result<()> {
+    // The backends' own errors do not outlive their picture.
+    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot draw the plot: {error}");
+    area.fill(&WHITE).map_err(failed)?;
+    for (area, histogram) in area.split_evenly((histograms.len(), 1)).iter().zip(histograms) {
+        draw_histogram(area, histogram).map_err(failed)?;
+    }
+    area.present().map_err(failed)
+}
+
+fn draw_histogram<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    histogram: &Histogram,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let width = histogram.bar_width;
+    let mut chart = ChartBuilder::on(area)
+        .margin(16)
+        .x_label_area_size(52)
+        .y_label_area_size(80)
+        .build_cartesian_2d(0..histogram.bars.len() * width, 0..histogram.highest() + 1)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .max_light_lines(1)
+        .label_style(("sans-serif", 16))
+        .axis_desc_style(("sans-serif", 16))
+        .x_desc(histogram.measure)
+        .y_desc(histogram.unit)
+        .draw()?;
+    chart.draw_series(histogram.bars.iter().enumerate().map(|(index, count)| {
+        let mut bar = Rectangle::new(
+            [(index * width, 0), ((index + 1) * width, *count)],
+            BLUE.mix(0.6).filled(),
+        );
+        bar.set_margin(0, 0, 1, 1);
+        bar
+    }))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histograms() -> [Histogram; 2] {
+        let lengths: Vec<usize> = (0..500).map(|i| (i * i) % 4001).collect();
+        [
+            Histogram::new("words of an answer", "answers", lengths.clone()),
+            Histogram::new("tokens of a sample", "samples", lengths),
+        ]
+    }
+
+    #[test]
+    fn both_kinds_have_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let [words, tokens] = histograms();
+        let svg = folder.path().join("x.svg");
+        plot(&svg, &[&words, &tokens]).unwrap();
+        let text = std::fs::read_to_string(&svg).unwrap();
+        for label in ["words of an answer", "answers", "tokens of a sample", "samples"] {
+            assert!(text.contains(label), "{label}");
+        }
+        let png = folder.path().join("x.png");
+        plot(&png, &[&words]).unwrap();
+        let image = lwv_processor::open_image(&png).unwrap();
+        assert_eq!(image.dimensions(), (WIDTH, HEIGHT));
+        let is_dark = |x, y| image.get_pixel(x, y).0.iter().all(|channel| *channel < 120);
+        let below = (HEIGHT - 40..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y)));
+        let beside = (0..HEIGHT).flat_map(|y| (0..40).map(move |x| (x, y)));
+        assert!(
+            below.filter(|(x, y)| is_dark(*x, *y)).count() > 200,
+            "no label below"
+        );
+        assert!(
+            beside.filter(|(x, y)| is_dark(*x, *y)).count() > 100,
+            "no label beside"
+        );
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        let [words, _] = histograms();
+        let error = plot(Path::new("x.gif"), &[&words]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`x.gif` ends neither in `.svg` nor in `.png`; name one of these"
+        );
+    }
+}
