@@ -56,7 +56,7 @@ enum Command {
 }
 
 /// Does what the command line says.
-pub fn run() -> Result<ExitCode> {
+pub(crate) fn run() -> Result<ExitCode> {
     match Args::parse().command {
         Command::Sft(args) => sft::run(&args),
         Command::Plan(args) => plan::run(&args),
@@ -81,7 +81,7 @@ pub fn run() -> Result<ExitCode> {
 
 /// Prints an error and its causes.
 #[expect(clippy::print_stderr, reason = "the command line's own error output")]
-pub fn report(error: &anyhow::Error) {
+pub(crate) fn report(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
 
