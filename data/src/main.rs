@@ -35,10 +35,22 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            say(&format!("error: {}", with_causes(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The message and the causes that it does not tell itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.as_str() {
+            "" => cause,
+            told if told.contains(&cause) => told.to_owned(),
+            told => format!("{told}: {cause}"),
+        }
+    })
 }
 
 /// Nothing is half done, so the process may end anywhere.
