@@ -1,12 +1,12 @@
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lwv_data::IGNORED;
 use lwv_model::{Checkpoint, ModelConfig, WeightNames, expected_weights};
 use lwv_processor::{Patches, Processor, open_image};
 use lwv_train::{
     AdamW, AdamWSettings, AdapterSettings, AdapterWriter, Batch, LearningRates, Lora, LoraUpdate, Model,
-    Selection, Sequence, factor_names, trained,
+    Selection, Sequence, factor_names, open_device, trained,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -129,17 +129,15 @@ impl Fixture {
         }
     }
 
+    /// The fixture's model on the device and in the type that `LWV_TEST_DEVICE` and `LWV_TEST_DTYPE` name: the CPU and
+    /// f32 if they name none.
     pub(crate) fn model(&self, selection: &Selection, recompute: bool) -> Model {
+        let device = open_device(&variable("LWV_TEST_DEVICE", "cpu")).unwrap();
+        let dtype = if is_brief() { DType::BF16 } else { DType::F32 };
         let parameters = selection
-            .load(&self.checkpoint, &self.config, &Device::Cpu, DType::F32)
+            .load(&self.checkpoint, &self.config, &device, dtype)
             .unwrap();
-        Model::new(
-            self.config.clone(),
-            parameters,
-            Device::Cpu,
-            DType::F32,
-            recompute,
-        )
+        Model::new(self.config.clone(), parameters, device, dtype, recompute)
     }
 
     pub(crate) fn batch(&self, samples: &[usize]) -> Batch {
@@ -173,7 +171,7 @@ impl Fixture {
         assert_eq!(batch.supervised() as u64, expected["tokens"].as_u64().unwrap());
         let loss = model.learn(&batch, 1.0 / batch.supervised() as f64).unwrap();
         let difference = (loss - expected["loss"].as_f64().unwrap()).abs();
-        assert!(difference < 1e-5, "loss: {difference}");
+        assert!(difference < bound(1e-5, 5e-2), "loss: {difference}");
         let mut worst: f64 = 0.0;
         for parameter in trained(model.parameters()) {
             let want = self.tensor("grad", parameter.name());
@@ -181,7 +179,7 @@ impl Fixture {
             let got = values(&gradient.unwrap_or_else(|| panic!("`{}` has no gradient", parameter.name())));
             assert!(want.iter().any(|value| *value != 0.0), "{}", parameter.name());
             let distance = relative_distance(&thinned(&got, want.len()), &want);
-            assert!(distance < 1e-4, "{}: {distance}", parameter.name());
+            assert!(distance < bound(1e-4, 2e-1), "{}: {distance}", parameter.name());
             worst = worst.max(distance);
             self.check_norm(expected, parameter.name(), &got);
         }
@@ -208,7 +206,7 @@ impl Fixture {
         };
         let got = gradient.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         let difference = (got / norm.1.as_f64().unwrap() - 1.0).abs();
-        assert!(difference < 1e-4, "norm of {name}: {difference}");
+        assert!(difference < bound(1e-4, 1e-1), "norm of {name}: {difference}");
     }
 
     /// The LoRA that the references of SmolLM2 start from, written to `dir`: element i of the k-th factor follows from
@@ -275,7 +273,7 @@ impl Fixture {
             let want = self.tensor("final", parameter.name());
             let got = thinned(&values(&parameter.exact()), want.len());
             let distance = relative_distance(&got, &want);
-            assert!(distance < 1e-4, "{}: {distance}", parameter.name());
+            assert!(distance < bound(1e-4, 2e-1), "{}: {distance}", parameter.name());
             squares += got
                 .iter()
                 .zip(&want)
@@ -361,8 +359,14 @@ impl<'a> Run<'a> {
             assert_eq!(tokens as f64, expected("tokens"));
             worst_loss = worst_loss.max((loss * scale - expected("loss")).abs());
             worst_norm = worst_norm.max((norm / expected("gradient_norm") - 1.0).abs());
-            assert!(worst_loss < 1e-4, "step {step}: loss off by {worst_loss}");
-            assert!(worst_norm < 1e-3, "step {step}: norm off by {worst_norm}");
+            assert!(
+                worst_loss < bound(1e-4, 1e-1),
+                "step {step}: loss off by {worst_loss}"
+            );
+            assert!(
+                worst_norm < bound(1e-3, 1.0),
+                "step {step}: norm off by {worst_norm}"
+            );
             let clip = (number("max_grad_norm") / (norm + 1e-6)).min(1.0);
             let rate = expected("learning_rate");
             let rates = LearningRates {
@@ -377,7 +381,21 @@ impl<'a> Run<'a> {
 }
 
 pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    let tensor = tensor.to_dtype(DType::F32).unwrap();
     tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn variable(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+fn is_brief() -> bool {
+    variable("LWV_TEST_DTYPE", "f32") == "bf16"
+}
+
+/// The bound for f32, or for bf16 with its 8 bits (as wide as Liger's convergence tests have it).
+pub(crate) fn bound(exact: f64, brief: f64) -> f64 {
+    if is_brief() { brief } else { exact }
 }
 
 /// The canonical name of a recorded tensor.
