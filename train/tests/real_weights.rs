@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "support/fixture.rs"]
-#[allow(dead_code, reason = "the tests of tiny checkpoints use more of it")]
 mod fixture;
 
 use fixture::{Fixture, Run};

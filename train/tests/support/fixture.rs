@@ -1,3 +1,6 @@
+#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(clippy::print_stdout, reason = "how far off things are is worth knowing")]
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
