@@ -105,6 +105,17 @@ impl Drop for Staging {
     }
 }
 
+/// Removes a folder that was committed, so that no part of it is ever found under its name.
+///
+/// # Errors
+/// A folder that cannot be renamed or removed.
+pub(crate) fn discard(folder: &Path) -> Result<(), Error> {
+    let partial = sibling(folder, "partial");
+    remove(&partial)?;
+    rename(folder, &partial)?;
+    remove(&partial)
+}
+
 /// Writes a file under another name in the same folder, syncs and renames it.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let partial = sibling(path, "partial");

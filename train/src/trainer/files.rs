@@ -5,6 +5,7 @@ use lwv_model::StoredType;
 
 use super::{Event, Trainer, Watch};
 use crate::recipe::{FinetuningType, SaveStrategy, SaveType, SftRecipe};
+use crate::staging::discard;
 use crate::training_state::{checkpoint_name, checkpoints};
 use crate::{
     AdapterSettings, AdapterWriter, CheckpointWriter, Error, LoraUpdate, Parameter, Parameters, Result,
@@ -106,9 +107,11 @@ impl Trainer {
         let mut removable = checkpoints(&self.recipe.output_dir)?;
         let excess = removable.len().saturating_sub(limit.max(1));
         removable.truncate(excess);
-        for (_, dir) in removable {
-            if dir.file_name().and_then(|name| name.to_str()) != best {
-                std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+        for (step, dir) in removable {
+            // Going on from an older checkpoint, the newest one is not the last in the folder.
+            let is_new = step == self.state.global_step;
+            if !is_new && dir.file_name().and_then(|name| name.to_str()) != best {
+                discard(&dir)?;
             }
         }
         Ok(())
