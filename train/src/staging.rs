@@ -86,11 +86,16 @@ impl Staging {
             let text = name.to_string_lossy();
             let is_weights = text.starts_with("model") && text.contains(".safetensors");
             if is_weights && !names.iter().any(|new| new == name) {
-                remove(&path)?;
+                std::fs::remove_file(&path).map_err(Error::io(&path))?;
             }
         }
         for name in names {
-            rename(&self.folder.join(&name), &dir.join(&name))?;
+            let (from, to) = (self.folder.join(&name), dir.join(&name));
+            if from.is_dir() {
+                // A folder takes the place of an empty one only.
+                remove(&to)?;
+            }
+            rename(&from, &to)?;
         }
         sync(dir)
     }

@@ -121,20 +121,27 @@ impl Trainer {
 /// The files of a checkpoint without those to go on from, under the same inodes: nothing is written twice.
 fn link(checkpoint: &Path, destination: &Path) -> Result<Staging> {
     let staging = Staging::create(destination)?;
+    link_files(checkpoint, staging.folder())?;
+    Ok(staging)
+}
+
+fn link_files(from: &Path, to: &Path) -> Result<()> {
     let only_to_go_on = [TrainingState::FILE, TrainingState::OPTIMIZER_FILE];
-    for entry in std::fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
-        let path = entry.map_err(Error::io(checkpoint))?.path();
+    for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
+        let path = entry.map_err(Error::io(from))?.path();
         let name = path.file_name().unwrap_or_default();
-        if only_to_go_on.iter().any(|file| name == *file) {
-            continue;
-        }
-        let target = staging.folder().join(name);
-        // Some file systems know no links.
-        if std::fs::hard_link(&path, &target).is_err() {
-            std::fs::copy(&path, &target).map_err(Error::io(&target))?;
+        let target = to.join(name);
+        if path.is_dir() {
+            std::fs::create_dir(&target).map_err(Error::io(&target))?;
+            link_files(&path, &target)?;
+        } else if !only_to_go_on.iter().any(|file| name == *file) {
+            // Some file systems know no links.
+            if std::fs::hard_link(&path, &target).is_err() {
+                std::fs::copy(&path, &target).map_err(Error::io(&target))?;
+            }
         }
     }
-    Ok(staging)
+    Ok(())
 }
 
 /// Weights that were trained; all others are the base's.
