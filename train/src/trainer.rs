@@ -89,6 +89,7 @@ impl Trainer {
         if resume.is_none() {
             refuse_used(&recipe.output_dir)?;
         }
+        refuse_own(&recipe)?;
         std::fs::create_dir_all(&recipe.output_dir).map_err(Error::io(&recipe.output_dir))?;
         if let Some(dir) = resume {
             check_recipe(dir, &recipe)?;
@@ -281,6 +282,23 @@ fn refuse_used(output_dir: &Path) -> Result<()> {
             "an earlier training has left it in `output-dir`; add `--resume`, or train into another folder"
                 .into(),
     })
+}
+
+/// Refuses to put the trained model in the place of the one that training starts from.
+fn refuse_own(recipe: &SftRecipe) -> Result<()> {
+    let starts = [Some(&recipe.model), recipe.adapter.as_ref()];
+    let output = recipe.output_dir.canonicalize().ok();
+    for start in starts.into_iter().flatten() {
+        if output.is_some() && start.canonicalize().ok() == output {
+            return Err(Error::Setting {
+                field: "output-dir".into(),
+                value: recipe.output_dir.display().to_string(),
+                origin: String::new(),
+                reason: "training starts from it; choose another folder".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to go on with another recipe than the checkpoint's.
