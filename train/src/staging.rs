@@ -110,6 +110,21 @@ impl Drop for Staging {
     }
 }
 
+/// Removes what killed runs have left in `dir` of folders whose names begin with `beginning`.
+///
+/// # Errors
+/// A folder that cannot be read or removed.
+pub(crate) fn tidy(dir: &Path, beginning: &str) -> Result<(), Error> {
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(beginning) && name.ends_with(".partial") {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a folder that was committed, so that no part of it is ever found under its name.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 use lwv_model::{Checkpoint, ModelConfig};
 
 use crate::recipe::{ComputeType, FinetuningType, OptimizerOffload, SaveType, SftRecipe};
+use crate::staging::tidy;
 use crate::{
     AdamW, AdamWSettings, Curriculum, Error, EventWriter, Lora, MetricsFile, Model, Part, Result, Samples,
     Schedule, Selection, Shortage, StepMetrics, TrainingState, open_device, trained,
@@ -91,6 +92,7 @@ impl Trainer {
         }
         refuse_own(&recipe)?;
         std::fs::create_dir_all(&recipe.output_dir).map_err(Error::io(&recipe.output_dir))?;
+        tidy(&recipe.output_dir, "checkpoint-")?;
         if let Some(dir) = resume {
             check_recipe(dir, &recipe)?;
         }
