@@ -55,7 +55,8 @@ impl Lengths {
     fn read(dir: &Path, key: &str) -> Option<Self> {
         let text = std::fs::read_to_string(dir.join(Self::FILE)).ok()?;
         let lengths: Self = serde_json::from_str(&text).ok()?;
-        (lengths.key == key).then_some(lengths)
+        // A picture that was missing may be there now, which the key does not tell.
+        (lengths.key == key && lengths.unusable.is_empty()).then_some(lengths)
     }
 
     fn write(&self, dir: &Path) -> Result<()> {

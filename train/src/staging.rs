@@ -86,11 +86,16 @@ impl Staging {
             let text = name.to_string_lossy();
             let is_weights = text.starts_with("model") && text.contains(".safetensors");
             if is_weights && !names.iter().any(|new| new == name) {
-                remove(&path)?;
+                std::fs::remove_file(&path).map_err(Error::io(&path))?;
             }
         }
         for name in names {
-            rename(&self.folder.join(&name), &dir.join(&name))?;
+            let (from, to) = (self.folder.join(&name), dir.join(&name));
+            if from.is_dir() {
+                // A folder takes the place of an empty one only.
+                remove(&to)?;
+            }
+            rename(&from, &to)?;
         }
         sync(dir)
     }
@@ -103,6 +108,32 @@ impl Drop for Staging {
             let _ = remove(&self.folder);
         }
     }
+}
+
+/// Removes what killed runs have left in `dir` of folders whose names begin with `beginning`.
+///
+/// # Errors
+/// A folder that cannot be read or removed.
+pub(crate) fn tidy(dir: &Path, beginning: &str) -> Result<(), Error> {
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(beginning) && name.ends_with(".partial") {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder that was committed, so that no part of it is ever found under its name.
+///
+/// # Errors
+/// A folder that cannot be renamed or removed.
+pub(crate) fn discard(folder: &Path) -> Result<(), Error> {
+    let partial = sibling(folder, "partial");
+    remove(&partial)?;
+    rename(folder, &partial)?;
+    remove(&partial)
 }
 
 /// Writes a file under another name in the same folder, syncs and renames it.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Device};
 use lwv_model::{Checkpoint, ModelConfig};
 
-use crate::recipe::{ComputeType, FinetuningType, OptimizerOffload, SftRecipe};
+use crate::recipe::{ComputeType, FinetuningType, OptimizerOffload, SaveType, SftRecipe};
+use crate::staging::tidy;
 use crate::{
     AdamW, AdamWSettings, Curriculum, Error, EventWriter, Lora, MetricsFile, Model, Part, Result, Samples,
     Schedule, Selection, Shortage, StepMetrics, TrainingState, open_device, trained,
@@ -21,7 +22,8 @@ const OFFLOADED_BYTES: usize = 256 << 20;
 /// A training: a recipe, a model, samples, and where it stands.
 pub struct Trainer {
     recipe: SftRecipe,
-    /// The checkpoint that training started from, or goes on from.
+    /// The checkpoint that training started from: what is written has its layout, types and side files. It is not the
+    /// one that training goes on from, which may be removed meanwhile.
     base: Checkpoint,
     model: Model,
     samples: Samples,
@@ -88,7 +90,9 @@ impl Trainer {
         if resume.is_none() {
             refuse_used(&recipe.output_dir)?;
         }
+        refuse_own(&recipe)?;
         std::fs::create_dir_all(&recipe.output_dir).map_err(Error::io(&recipe.output_dir))?;
+        tidy(&recipe.output_dir, "checkpoint-")?;
         if let Some(dir) = resume {
             check_recipe(dir, &recipe)?;
         }
@@ -101,11 +105,8 @@ impl Trainer {
             recipe.warmup_ratio,
             total_steps,
         );
-        let weights = match resume {
-            Some(dir) if recipe.finetuning_type == FinetuningType::Full => dir,
-            _ => recipe.model.as_path(),
-        };
-        let (base, model) = load(&recipe, weights, resume)?;
+        let base = Checkpoint::open(&recipe.model)?;
+        let model = load(&recipe, &base, resume)?;
         let mut optimizer = optimizer(&recipe, &model)?;
         let mut state = new_state(&recipe, &samples, total_steps);
         if let Some(dir) = resume {
@@ -201,7 +202,9 @@ pub(crate) fn selection(recipe: &SftRecipe, start: Option<&Path>) -> Selection {
     }
 }
 
-fn load(recipe: &SftRecipe, weights: &Path, resume: Option<&Path>) -> Result<(Checkpoint, Model)> {
+/// The model with the weights of `base`, or of the checkpoint that training goes on from, where those are whole: in
+/// fewer bits than the base's, frozen weights would not be what they were. Trained ones are then in its state.
+fn load(recipe: &SftRecipe, base: &Checkpoint, resume: Option<&Path>) -> Result<Model> {
     let device = device(recipe)?;
     let dtype = match recipe.dtype {
         ComputeType::F32 => DType::F32,
@@ -209,14 +212,18 @@ fn load(recipe: &SftRecipe, weights: &Path, resume: Option<&Path>) -> Result<(Ch
         ComputeType::Auto if device.is_cpu() => DType::F32,
         ComputeType::Auto => DType::BF16,
     };
-    let config = ModelConfig::from_dir(weights)?;
-    let base = Checkpoint::open(weights)?;
+    let config = ModelConfig::from_dir(&recipe.model)?;
     base.check(&config)?;
-    let parameters = selection(recipe, resume).load(&base, &config, &device, dtype)?;
-    Ok((
-        base,
-        Model::new(config, parameters, device, dtype, recipe.recompute),
-    ))
+    let is_whole = matches!(recipe.save_dtype, SaveType::Auto | SaveType::F32);
+    let saved = match resume {
+        Some(dir) if recipe.finetuning_type == FinetuningType::Full && is_whole => {
+            Some(Checkpoint::open(dir)?)
+        }
+        _ => None,
+    };
+    let weights = saved.as_ref().unwrap_or(base);
+    let parameters = selection(recipe, resume).load(weights, &config, &device, dtype)?;
+    Ok(Model::new(config, parameters, device, dtype, recipe.recompute))
 }
 
 fn device(recipe: &SftRecipe) -> Result<Device> {
@@ -277,6 +284,23 @@ fn refuse_used(output_dir: &Path) -> Result<()> {
             "an earlier training has left it in `output-dir`; add `--resume`, or train into another folder"
                 .into(),
     })
+}
+
+/// Refuses to put the trained model in the place of the one that training starts from.
+fn refuse_own(recipe: &SftRecipe) -> Result<()> {
+    let starts = [Some(&recipe.model), recipe.adapter.as_ref()];
+    let output = recipe.output_dir.canonicalize().ok();
+    for start in starts.into_iter().flatten() {
+        if output.is_some() && start.canonicalize().ok() == output {
+            return Err(Error::Setting {
+                field: "output-dir".into(),
+                value: recipe.output_dir.display().to_string(),
+                origin: String::new(),
+                reason: "training starts from it; choose another folder".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to go on with another recipe than the checkpoint's.

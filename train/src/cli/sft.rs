@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use lwv_train::recipe::{SftArgs, SftRecipe};
-use lwv_train::{Error, Outcome, Trainer, TrainingState};
+use lwv_train::{Error, MetricsFile, Outcome, Trainer, TrainingState};
 use serde_json::json;
 
 use super::desk::Desk;
@@ -21,6 +21,10 @@ pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
         bail!("`--emit` is not there yet");
     }
     let resume = resume(args, &recipe)?;
+    if let (None, Some(_), Some(metrics)) = (&resume, &args.resume, &args.metrics) {
+        // Lost before its first checkpoint, the training begins anew, and its steps do too.
+        MetricsFile::open(metrics, Some(0))?;
+    }
     let cancelled = Arc::new(AtomicBool::new(false));
     listen(Arc::clone(&cancelled))?;
     let desk = Desk::training();

@@ -1,4 +1,4 @@
-use super::{FinetuningType, SftRecipe};
+use super::{FinetuningType, SaveStrategy, SftRecipe};
 
 /// A setting whose value cannot be used, and why.
 pub(super) type Refusal = (&'static str, &'static str);
@@ -117,6 +117,11 @@ impl SftRecipe {
                 self.keep_best && self.val_size == 0.0,
                 "keep-best",
                 "it needs samples to evaluate on; set `val-size`",
+            ),
+            (
+                self.keep_best && self.save_strategy == SaveStrategy::No,
+                "keep-best",
+                "it needs checkpoints; set `save-strategy` to `steps` or `epoch`",
             ),
         ]
         .into_iter()

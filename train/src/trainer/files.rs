@@ -5,6 +5,7 @@ use lwv_model::StoredType;
 
 use super::{Event, Trainer, Watch};
 use crate::recipe::{FinetuningType, SaveStrategy, SaveType, SftRecipe};
+use crate::staging::discard;
 use crate::training_state::{checkpoint_name, checkpoints};
 use crate::{
     AdapterSettings, AdapterWriter, CheckpointWriter, Error, LoraUpdate, Parameter, Parameters, Result,
@@ -106,9 +107,11 @@ impl Trainer {
         let mut removable = checkpoints(&self.recipe.output_dir)?;
         let excess = removable.len().saturating_sub(limit.max(1));
         removable.truncate(excess);
-        for (_, dir) in removable {
-            if dir.file_name().and_then(|name| name.to_str()) != best {
-                std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+        for (step, dir) in removable {
+            // Going on from an older checkpoint, the newest one is not the last in the folder.
+            let is_new = step == self.state.global_step;
+            if !is_new && dir.file_name().and_then(|name| name.to_str()) != best {
+                discard(&dir)?;
             }
         }
         Ok(())
@@ -118,20 +121,27 @@ impl Trainer {
 /// The files of a checkpoint without those to go on from, under the same inodes: nothing is written twice.
 fn link(checkpoint: &Path, destination: &Path) -> Result<Staging> {
     let staging = Staging::create(destination)?;
+    link_files(checkpoint, staging.folder())?;
+    Ok(staging)
+}
+
+fn link_files(from: &Path, to: &Path) -> Result<()> {
     let only_to_go_on = [TrainingState::FILE, TrainingState::OPTIMIZER_FILE];
-    for entry in std::fs::read_dir(checkpoint).map_err(Error::io(checkpoint))? {
-        let path = entry.map_err(Error::io(checkpoint))?.path();
+    for entry in std::fs::read_dir(from).map_err(Error::io(from))? {
+        let path = entry.map_err(Error::io(from))?.path();
         let name = path.file_name().unwrap_or_default();
-        if only_to_go_on.iter().any(|file| name == *file) {
-            continue;
-        }
-        let target = staging.folder().join(name);
-        // Some file systems know no links.
-        if std::fs::hard_link(&path, &target).is_err() {
-            std::fs::copy(&path, &target).map_err(Error::io(&target))?;
+        let target = to.join(name);
+        if path.is_dir() {
+            std::fs::create_dir(&target).map_err(Error::io(&target))?;
+            link_files(&path, &target)?;
+        } else if !only_to_go_on.iter().any(|file| name == *file) {
+            // Some file systems know no links.
+            if std::fs::hard_link(&path, &target).is_err() {
+                std::fs::copy(&path, &target).map_err(Error::io(&target))?;
+            }
         }
     }
-    Ok(staging)
+    Ok(())
 }
 
 /// Weights that were trained; all others are the base's.

@@ -165,7 +165,7 @@ impl Trainer {
         if evaluates && !self.samples.held_out.is_empty() {
             is_best = self.evaluate(watch)?;
         }
-        if saves || (is_best && self.recipe.keep_best && self.recipe.save_strategy != SaveStrategy::No) {
+        if saves || (is_best && self.recipe.keep_best) {
             if is_best {
                 self.state.best_model_checkpoint = Some(crate::training_state::checkpoint_name(step));
             }

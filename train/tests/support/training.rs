@@ -1,0 +1,266 @@
+#![allow(dead_code, reason = "each test file that takes this in uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use lwv_model::{Checkpoint, ModelConfig};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `tests/fixtures` of the workspace.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// A tiny checkpoint.
+pub fn tiny(case: &str) -> PathBuf {
+    fixtures().join("tiny").join(case)
+}
+
+/// A training by `lwv-train sft`, in a folder of its own.
+pub struct Training {
+    folder: TempDir,
+    model: PathBuf,
+    dataset: PathBuf,
+    output: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Training {
+    /// Of the tiny checkpoint `case`, on the samples that fit it.
+    pub fn of(case: &str, settings: &str) -> Self {
+        let has_vision = tiny(case).join("preprocessor_config.json").exists();
+        let samples = if has_vision { "tiny.jsonl" } else { "text.jsonl" };
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            output: folder.path().join("out"),
+            folder,
+            model: tiny(case),
+            dataset: fixtures().join("sft").join(samples),
+            settings: settings.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The same with another checkpoint.
+    pub fn with_model(self, model: &Path) -> Self {
+        let model = model.to_owned();
+        Self { model, ..self }
+    }
+
+    /// The same with a dataset of these lines.
+    pub fn with_lines(self, lines: &[&str]) -> Self {
+        let dataset = self.file("data.jsonl");
+        std::fs::write(&dataset, lines.join("\n") + "\n").unwrap();
+        Self { dataset, ..self }
+    }
+
+    /// The same with another place for its output.
+    pub fn with_output(self, output: &Path) -> Self {
+        let output = output.to_owned();
+        Self { output, ..self }
+    }
+
+    /// A place beside the output.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The dataset's file.
+    pub fn dataset(&self) -> &Path {
+        &self.dataset
+    }
+
+    /// A place in the output.
+    pub fn out(&self, name: &str) -> PathBuf {
+        self.output.join(name)
+    }
+
+    /// Its folder of output.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// The folder after `step` steps.
+    pub fn checkpoint(&self, step: usize) -> PathBuf {
+        self.out(&format!("checkpoint-{step}"))
+    }
+
+    /// Its command, with `more` arguments.
+    pub fn command(&self, more: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lwv-train"));
+        command.arg("sft").args(["--device", "cpu", "--json"]);
+        command.arg("--model").arg(&self.model);
+        command.arg("--dataset").arg(&self.dataset);
+        command.arg("--media-dir").arg(fixtures());
+        command.arg("--output-dir").arg(&self.output);
+        command.arg("--metrics").arg(self.file("metrics.jsonl"));
+        command.args(&self.settings).args(more.split_whitespace());
+        command
+    }
+
+    /// Runs it to its end, with `more` arguments.
+    pub fn run(&self, more: &str) -> Run {
+        Run::of(&mut self.command(more))
+    }
+
+    /// Runs it, and fails unless it succeeds.
+    pub fn finish(&self, more: &str) -> Run {
+        let run = self.run(more);
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        run
+    }
+
+    /// Starts it and waits until it has done `step` steps in all.
+    pub fn start_until(&self, step: usize, more: &str) -> Child {
+        let mut child = self
+            .command(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while self.steps_done() < step {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it was over before step {step}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child
+    }
+
+    /// Kills it with SIGKILL after `step` steps. Fails if it was over by then.
+    pub fn kill_after(&self, step: usize, more: &str) {
+        let mut child = self.start_until(step, more);
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), None, "it was over before it could be killed");
+    }
+
+    /// The last step in the metrics.
+    pub fn steps_done(&self) -> usize {
+        let text = std::fs::read_to_string(self.file("metrics.jsonl")).unwrap_or_default();
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter_map(|line| line["step"].as_u64()).max().unwrap_or(0) as usize
+    }
+
+    /// Lines of the metrics without what depends on the clock.
+    pub fn metrics(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.file("metrics.jsonl")).unwrap();
+        let lines = text.lines().map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            line.as_object_mut().unwrap().remove("seconds");
+            line
+        });
+        lines.collect()
+    }
+
+    /// Steps of its checkpoints, ascending; fails where one of them does not load.
+    pub fn checkpoints(&self) -> Vec<usize> {
+        let mut steps: Vec<usize> = names(&self.output)
+            .iter()
+            .filter_map(|name| name.strip_prefix("checkpoint-")?.parse().ok())
+            .collect();
+        steps.sort_unstable();
+        for step in &steps {
+            assert_loads(&self.checkpoint(*step));
+        }
+        steps
+    }
+}
+
+/// Fails unless the checkpoint can be used and gone on with.
+pub fn assert_loads(dir: &Path) {
+    if dir.join("adapter_config.json").exists() {
+        lwv_model::Adapter::open(dir).unwrap();
+    } else {
+        let config = ModelConfig::from_dir(dir).unwrap();
+        Checkpoint::open(dir).unwrap().check(&config).unwrap();
+    }
+    let state = lwv_train::TrainingState::read(dir).unwrap();
+    assert!(dir.ends_with(format!("checkpoint-{}", state.global_step)));
+    Checkpoint::open_file(&dir.join("optimizer.safetensors")).unwrap();
+    lwv_train::recipe::SftRecipe::load(&dir.join("recipe.json")).unwrap();
+}
+
+/// What a command did.
+pub struct Run {
+    /// Exit status; `None` after a signal.
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// Runs `command` to its end.
+    pub fn of(command: &mut Command) -> Self {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
+        Self {
+            status: status.code(),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    /// The last line of stdout, which is JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.stdout.lines().last().unwrap()).unwrap()
+    }
+
+    /// Fails unless the command failed with `status` and one error that has all of `words`.
+    pub fn assert_failed(&self, status: i32, words: &[&str]) {
+        let Self { stderr, stdout, .. } = self;
+        assert_eq!(self.status, Some(status), "stderr: {stderr}\nstdout: {stdout}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
+        self.assert_says(words);
+    }
+
+    /// Fails unless all of `words` are on stderr.
+    pub fn assert_says(&self, words: &[&str]) {
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in: {}", self.stderr);
+        }
+    }
+}
+
+/// Names in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Bytes of every file in a folder, by name.
+pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = names(folder)
+        .into_iter()
+        .filter(|name| folder.join(name).is_file());
+    files
+        .map(|name| (name.clone(), std::fs::read(folder.join(name)).unwrap()))
+        .collect()
+}
+
+/// Copies the files of a folder into a new one.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for (name, bytes) in contents(from) {
+        std::fs::write(to.join(name), bytes).unwrap();
+    }
+}
+
+/// Lines of a file.
+pub fn lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
