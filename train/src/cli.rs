@@ -1,4 +1,5 @@
 mod desk;
+mod emit;
 mod memory;
 mod plan;
 mod sft;

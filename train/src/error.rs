@@ -123,8 +123,13 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         reason: String,
     },
+    /// Another trainer cannot train this as we do.
+    #[error("LLaMA-Factory cannot train the same: {0}")]
+    Emit(String),
     /// The place of an output is taken by something else.
-    #[error("`{0}` exists and is neither a checkpoint nor an adapter; choose another folder or remove it")]
+    #[error(
+        "`{0}` exists and is neither a checkpoint, an adapter nor a folder of `--emit`; choose another folder or remove it"
+    )]
     Occupied(PathBuf),
     /// A weight cannot be written.
     #[error("weight `{name}`: {message}")]

@@ -3,6 +3,7 @@
 //! - [`Model`] computes and differentiates what `lwv_model` defines, by the operations of [`TrainingOps`]; [`AdamW`]
 //!   changes its weights, and [`Trainer`] does so step by step over a dataset, with everything that must survive.
 //! - [`CandleOps`] and [`Network`] run a checkpoint without gradients, as the reference for bundles.
+//! - [`emit()`] writes the files with which another trainer does the same.
 //! - [`gguf`] makes a checkpoint out of a GGUF file, [`merge()`] one out of a checkpoint and an adapter.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -13,6 +14,7 @@ mod batch;
 mod checkpoint_writer;
 mod curriculum;
 mod device;
+mod emit;
 mod error;
 pub mod gguf;
 mod kernels;
@@ -43,6 +45,7 @@ pub use candle_core::Tensor;
 pub use checkpoint_writer::{CheckpointWriter, WeightSource};
 pub use curriculum::Curriculum;
 pub use device::open_device;
+pub use emit::emit;
 pub use error::{Error, Result};
 pub use kernels::gradient::Gradient;
 pub use merge::merge;
