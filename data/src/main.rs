@@ -1,7 +1,6 @@
 //! `lwv-data`: checks and measures datasets. See `lwv-data --help`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-mod canvas;
 mod cli;
 mod histogram;
 mod plot;

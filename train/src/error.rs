@@ -28,6 +28,12 @@ pub enum Error {
     /// No sample is left to train on.
     #[error("no sample can be trained on: {0}")]
     NoSamples(String),
+    /// No sample is left to evaluate on.
+    #[error("no sample of `eval-dataset` can be evaluated on: {0}")]
+    NothingHeldOut(String),
+    /// A metrics file has no loss.
+    #[error("`{0}` has no `loss` and no `eval_loss`; give a file that `lwv-train sft --metrics` has written")]
+    NoLoss(PathBuf),
     /// Samples cannot be used, and none may be left out.
     #[error("{0}; without `--strict` they are left out")]
     Shortage(String),
