@@ -5,7 +5,6 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
-mod attention_blocks;
 pub(crate) mod cross_entropy;
 pub(crate) mod embedding;
 mod float;

@@ -5,7 +5,7 @@ use super::attention::{self, Attended, Pattern};
 use super::cross_entropy::{self, Supervised};
 use super::gradient::Gradient;
 use super::rotation::{Turn, rotate};
-use super::{activation, attention_blocks, embedding, linear, rms_norm, segments};
+use super::{activation, embedding, linear, rms_norm, segments};
 
 /// Numbers between −1 and 1 that look random and are always the same.
 fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -203,11 +203,11 @@ fn attention_in_blocks() {
         let pattern = pattern(causal);
         check(
             &attention_inputs(),
-            |x| Ok(attention_blocks::forward(&x[0], &x[1], &x[2], &pattern)?.out),
+            |x| Ok(attention::blocks::forward(&x[0], &x[1], &x[2], &pattern)?.out),
             |grad, x| {
                 let inputs = [x[0].clone(), x[1].clone(), x[2].clone()];
-                let attended = attention_blocks::forward(&x[0], &x[1], &x[2], &pattern)?;
-                Ok(attention_blocks::backward(grad, &inputs, &attended, &pattern)?.to_vec())
+                let attended = attention::blocks::forward(&x[0], &x[1], &x[2], &pattern)?;
+                Ok(attention::blocks::backward(grad, &inputs, &attended, &pattern)?.to_vec())
             },
         );
     }
@@ -228,13 +228,13 @@ fn tiles_and_blocks_agree_on_long_runs() {
         let [q, k, v] = inputs.each_ref();
         let grad = random(&[840, 24], 4);
         let tiles = attention::forward(q, k, v, &pattern).unwrap();
-        let blocks = attention_blocks::forward(q, k, v, &pattern).unwrap();
+        let blocks = attention::blocks::forward(q, k, v, &pattern).unwrap();
         let same = |a: &Tensor, b: &Tensor| assert!(relative_difference(a, &values(b)) < 1e-12);
         same(&tiles.out, &blocks.out);
         same(&tiles.log_sums, &blocks.log_sums);
         let from_tiles = attention::backward(&grad, [q, k, v], &tiles, &pattern).unwrap();
         let known = Attended { ..blocks };
-        let from_blocks = attention_blocks::backward(&grad, &inputs, &known, &pattern).unwrap();
+        let from_blocks = attention::blocks::backward(&grad, &inputs, &known, &pattern).unwrap();
         from_tiles.iter().zip(&from_blocks).for_each(|(a, b)| same(a, b));
     }
 }

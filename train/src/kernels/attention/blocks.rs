@@ -3,13 +3,13 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::attention::{Attended, Pattern};
-use super::gradient::wide;
+use super::{Attended, Pattern};
+use crate::kernels::gradient::wide;
 
 /// Query rows whose scores are held at a time.
 const QUERIES: usize = 512;
 
-pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, pattern: &Pattern) -> Result<Attended> {
+pub(in crate::kernels) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, pattern: &Pattern) -> Result<Attended> {
     let (mut outs, mut sums) = (Rows::new(q.dims2()?.0), Rows::new(q.dims2()?.0));
     for block in blocks(pattern) {
         let (queries, keys) = (
@@ -29,7 +29,7 @@ pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, pattern: &Pattern) -> 
     })
 }
 
-pub(super) fn backward(
+pub(in crate::kernels) fn backward(
     grad: &Tensor,
     [q, k, v]: &[Tensor; 3],
     attended: &Attended,
