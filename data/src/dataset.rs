@@ -69,6 +69,17 @@ impl Dataset {
         })
     }
 
+    /// The samples of this dataset, and after them those of `other`.
+    #[must_use]
+    pub fn followed_by(mut self, other: Self) -> Self {
+        let len = self.len();
+        self.starts
+            .extend(other.starts.iter().skip(1).map(|start| len + start));
+        self.files.extend(other.files);
+        self.paths.extend(other.paths);
+        self
+    }
+
     /// Number of samples, readable or not.
     pub fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
@@ -249,6 +260,16 @@ mod tests {
             dataset.get(4).unwrap_err().to_string(),
             "there is no sample `4`: the dataset has `4`"
         );
+    }
+
+    #[test]
+    fn a_dataset_may_follow_another() {
+        let folder = folder();
+        let part = |name: &str| open(&folder.path().join(name)).unwrap();
+        let dataset = part("b.json").followed_by(part("a.jsonl"));
+        let answers = (0..dataset.len()).map(|index| dataset.get(index).unwrap().answers().collect());
+        assert_eq!(answers.collect::<Vec<String>>(), ["2", "0", "1"]);
+        assert_eq!(dataset.paths()[1], folder.path().join("a.jsonl"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::Origin;
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with a dataset.
+/// What can go wrong with a dataset, or a chart of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,6 +17,23 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system or the picture's format said.
+        source: std::io::Error,
+    },
+    /// A file for a chart whose ending says no kind of picture.
+    #[error("`{}` ends neither in `.svg` nor in `.png`; name one of these", path.display())]
+    ChartEnding {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A chart that cannot be drawn.
+    #[error("cannot draw the chart: {0}")]
+    Chart(String),
     /// A folder holds no data file.
     #[error("`{}` holds no `.jsonl`, `.json` or `.parquet` file; name the files", path.display())]
     NoFiles {

@@ -4,11 +4,14 @@
 //! - [`Encoder`] makes an [`Example`] of one: token ids, labels and image patches.
 //! - [`Order`] and [`split`] say which sample comes when, [`Loader`] encodes them ahead in other threads.
 //! - [`count_words`] measures answers as the paper does.
+//! - [`save_chart`] draws a [`Chart`] into a file.
 //!
 //! Every error names the file and line, or row, of the sample.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod alpaca;
+mod canvas;
+mod chart;
 mod conversation;
 mod dataset;
 mod draft;
@@ -30,6 +33,7 @@ mod samples;
 mod sharegpt;
 mod words;
 
+pub use chart::{Chart, save_chart};
 pub use conversation::Conversation;
 pub use dataset::Dataset;
 pub use encoder::{Encoded, Encoder, EncoderSettings, Example, IGNORED, TooLong};

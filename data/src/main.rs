@@ -1,7 +1,6 @@
 //! `lwv-data`: checks and measures datasets. See `lwv-data --help`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-mod canvas;
 mod cli;
 mod histogram;
 mod plot;
@@ -35,10 +34,22 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            say(&format!("error: {}", with_causes(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The message and the causes that it does not tell itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.as_str() {
+            "" => cause,
+            told if told.contains(&cause) => told.to_owned(),
+            told => format!("{told}: {cause}"),
+        }
+    })
 }
 
 /// Nothing is half done, so the process may end anywhere.

@@ -1,11 +1,10 @@
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
-use image::{ImageFormat, Rgb, RgbImage};
+use anyhow::Result;
+use lwv_data::{Chart, save_chart};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::canvas::Canvas;
 use crate::histogram::Histogram;
 
 /// Pixels of a histogram.
@@ -14,39 +13,26 @@ const HEIGHT: u32 = 420;
 
 /// Draws histograms, one below the other, into an SVG or PNG file.
 pub(crate) fn plot(path: &Path, histograms: &[&Histogram]) -> Result<()> {
-    let size = (WIDTH, HEIGHT * histograms.len() as u32);
-    let failed = || format!("cannot write the plot `{}`", path.display());
-    match path.extension().and_then(|ending| ending.to_str()) {
-        Some("svg") => {
-            let mut text = String::new();
-            draw(
-                SVGBackend::with_string(&mut text, size).into_drawing_area(),
-                histograms,
-            )?;
-            std::fs::write(path, text).with_context(failed)
-        }
-        Some("png") => {
-            let mut image = RgbImage::from_pixel(size.0, size.1, Rgb([255; 3]));
-            draw(Canvas(&mut image).into_drawing_area(), histograms)?;
-            image
-                .save_with_format(path, ImageFormat::Png)
-                .with_context(failed)
-        }
-        _ => bail!(
-            "`{}` ends neither in `.svg` nor in `.png`; name one of these",
-            path.display()
-        ),
-    }
+    Ok(save_chart(&Histograms(histograms), path)?)
 }
 
-fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, histograms: &[&Histogram]) -> Result<()> {
-    // The backends' own errors do not outlive their picture.
-    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow!("cannot draw the plot: {error}");
-    area.fill(&WHITE).map_err(failed)?;
-    for (area, histogram) in area.split_evenly((histograms.len(), 1)).iter().zip(histograms) {
-        draw_histogram(area, histogram).map_err(failed)?;
+struct Histograms<'a>(&'a [&'a Histogram]);
+
+impl Chart for Histograms<'_> {
+    fn size(&self) -> (u32, u32) {
+        (WIDTH, HEIGHT * self.0.len() as u32)
     }
-    area.present().map_err(failed)
+
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let areas = area.split_evenly((self.0.len(), 1));
+        areas
+            .iter()
+            .zip(self.0)
+            .try_for_each(|(area, histogram)| draw_histogram(area, histogram))
+    }
 }
 
 fn draw_histogram<B: DrawingBackend>(
@@ -105,17 +91,12 @@ mod tests {
         plot(&png, &[&words]).unwrap();
         let image = lwv_processor::open_image(&png).unwrap();
         assert_eq!(image.dimensions(), (WIDTH, HEIGHT));
-        let is_dark = |x, y| image.get_pixel(x, y).0.iter().all(|channel| *channel < 120);
-        let below = (HEIGHT - 40..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y)));
+        // Where the names of the axes stand, and nothing else does, the paper is not white.
+        let is_inked = |(x, y): &(u32, u32)| image.get_pixel(*x, *y).0 != [255; 3];
+        let below = (HEIGHT - 35..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y)));
         let beside = (0..HEIGHT).flat_map(|y| (0..40).map(move |x| (x, y)));
-        assert!(
-            below.filter(|(x, y)| is_dark(*x, *y)).count() > 200,
-            "no label below"
-        );
-        assert!(
-            beside.filter(|(x, y)| is_dark(*x, *y)).count() > 100,
-            "no label beside"
-        );
+        assert!(below.filter(is_inked).count() > 200, "no label below");
+        assert!(beside.filter(is_inked).count() > 100, "no label beside");
     }
 
     #[test]

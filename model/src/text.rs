@@ -34,6 +34,9 @@ pub struct TextConfig {
     pub output_bias: bool,
     /// Whether the feed-forward projections have biases.
     pub mlp_bias: bool,
+    /// Token whose embedding learns nothing from where it is read (`padding_idx` of PyTorch's `Embedding`, which
+    /// transformers sets to the configuration's padding token).
+    pub padding_id: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +54,7 @@ struct TextFields {
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     use_sliding_window: Option<bool>,
+    pad_token_id: Option<i64>,
 }
 
 impl TextConfig {
@@ -91,6 +95,7 @@ impl TextConfig {
             qkv_bias: qwen || attention_bias,
             output_bias: !qwen && attention_bias,
             mlp_bias: !qwen && text.mlp_bias.unwrap_or(false),
+            padding_id: text.pad_token_id.and_then(|id| u32::try_from(id).ok()),
         };
         config.check_heads()?;
         Ok(config)

@@ -1,4 +1,5 @@
 mod desk;
+mod emit;
 mod memory;
 mod plan;
 mod sft;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lwv_train::recipe::{SaveType, SftArgs};
+use lwv_train::{Curve, plot_curves};
 
 use desk::Desk;
 
@@ -16,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   lwv-train sft --model ./Qwen2.5-VL-7B-Instruct --dataset data.jsonl --output-dir ./out --finetuning-type lora
   lwv-train plan --recipe train/recipes/longwriter-v-7b-sft.toml --model ./checkpoint --dataset data.jsonl --output-dir ./out
+  lwv-train plot steps.jsonl loss.svg
   lwv-train merge ./checkpoint ./out ./merged
   lwv-train import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2";
 
@@ -34,6 +37,14 @@ enum Command {
     Sft(Box<SftArgs>),
     /// Says how much memory `sft` with the same settings needs, and what would make it fit
     Plan(Box<SftArgs>),
+    /// Draws the losses of trainings over their steps
+    Plot {
+        /// Files that `sft --metrics` has written
+        #[arg(required = true, value_name = "METRICS")]
+        metrics: Vec<PathBuf>,
+        /// The picture to write, .svg or .png
+        out: PathBuf,
+    },
     /// Makes a checkpoint out of a checkpoint and an adapter
     Merge {
         /// The checkpoint
@@ -60,6 +71,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     match Args::parse().command {
         Command::Sft(args) => sft::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Plot { metrics, out } => {
+            let curves = metrics.iter().map(|path| Curve::read(path));
+            let curves: Vec<Curve> = curves.collect::<Result<_, _>>()?;
+            plot_curves(&curves, &out)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Merge {
             checkpoint,
             adapter,

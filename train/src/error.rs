@@ -28,6 +28,12 @@ pub enum Error {
     /// No sample is left to train on.
     #[error("no sample can be trained on: {0}")]
     NoSamples(String),
+    /// No sample is left to evaluate on.
+    #[error("no sample of `eval-dataset` can be evaluated on: {0}")]
+    NothingHeldOut(String),
+    /// A metrics file has no loss.
+    #[error("`{0}` has no `loss` and no `eval_loss`; give a file that `lwv-train sft --metrics` has written")]
+    NoLoss(PathBuf),
     /// Samples cannot be used, and none may be left out.
     #[error("{0}; without `--strict` they are left out")]
     Shortage(String),
@@ -123,8 +129,13 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         reason: String,
     },
+    /// Another trainer cannot train this as we do.
+    #[error("LLaMA-Factory cannot train the same: {0}")]
+    Emit(String),
     /// The place of an output is taken by something else.
-    #[error("`{0}` exists and is neither a checkpoint nor an adapter; choose another folder or remove it")]
+    #[error(
+        "`{0}` exists and is neither a checkpoint, an adapter nor a folder of `--emit`; choose another folder or remove it"
+    )]
     Occupied(PathBuf),
     /// A weight cannot be written.
     #[error("weight `{name}`: {message}")]

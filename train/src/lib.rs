@@ -2,7 +2,9 @@
 //!
 //! - [`Model`] computes and differentiates what `lwv_model` defines, by the operations of [`TrainingOps`]; [`AdamW`]
 //!   changes its weights, and [`Trainer`] does so step by step over a dataset, with everything that must survive.
+//! - [`Curve`] reads what a training has measured, [`plot_curves`] draws it.
 //! - [`CandleOps`] and [`Network`] run a checkpoint without gradients, as the reference for bundles.
+//! - [`emit()`] writes the files with which another trainer does the same.
 //! - [`gguf`] makes a checkpoint out of a GGUF file, [`merge()`] one out of a checkpoint and an adapter.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -12,7 +14,9 @@ mod attention;
 mod batch;
 mod checkpoint_writer;
 mod curriculum;
+mod curve;
 mod device;
+mod emit;
 mod error;
 pub mod gguf;
 mod kernels;
@@ -42,7 +46,9 @@ pub use batch::{Batch, Sequence};
 pub use candle_core::Tensor;
 pub use checkpoint_writer::{CheckpointWriter, WeightSource};
 pub use curriculum::Curriculum;
+pub use curve::{Curve, plot_curves};
 pub use device::open_device;
+pub use emit::emit;
 pub use error::{Error, Result};
 pub use kernels::gradient::Gradient;
 pub use merge::merge;

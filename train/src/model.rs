@@ -90,6 +90,7 @@ impl Model {
     fn ops(&self, batch: &Batch) -> TrainingOps {
         let parameters = Rc::clone(&self.parameters);
         TrainingOps::new(parameters, &batch.lengths, self.device.clone(), self.recompute)
+            .with_padding(self.config.text.padding_id)
     }
 
     /// What the head reads of the supervised tokens: `[supervised, hidden]`.

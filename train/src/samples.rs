@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// The samples of a training: which can be used, how long they are, and which are held out.
 pub struct Samples {
-    /// All conversations.
+    /// All conversations; those of `eval-dataset` come last.
     pub dataset: Arc<Dataset>,
     /// What makes token ids of them.
     pub encoder: Arc<Encoder>,
@@ -70,17 +70,24 @@ impl Lengths {
 }
 
 impl Samples {
-    /// Opens the recipe's dataset and counts its tokens, calling `progress` with samples done and in all. Counting
+    /// Opens the recipe's datasets and counts their tokens, calling `progress` with samples done and in all. Counting
     /// stops with [`Error::Interrupted`] when `cancelled` is set.
     ///
     /// # Errors
-    /// A dataset or processor that cannot be used; with `strict`, a sample that cannot; nothing left to train on.
+    /// A dataset or processor that cannot be used; with `strict`, a sample that cannot; nothing left to train or to
+    /// evaluate on.
     pub fn open(
         recipe: &SftRecipe,
         cancelled: &AtomicBool,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
-        let dataset = Arc::new(Dataset::open(&recipe.dataset, recipe.media_dir.as_deref())?);
+        let media_dir = recipe.media_dir.as_deref();
+        let mut dataset = Dataset::open(&recipe.dataset, media_dir)?;
+        let first_held_out = dataset.len();
+        if !recipe.eval_dataset.is_empty() {
+            dataset = dataset.followed_by(Dataset::open(&recipe.eval_dataset, media_dir)?);
+        }
+        let dataset = Arc::new(dataset);
         let settings = EncoderSettings {
             max_length: recipe.max_length,
             min_pixels: recipe.image_min_pixels,
@@ -100,12 +107,14 @@ impl Samples {
                 lengths
             }
         };
-        Self::select(recipe, dataset, encoder, lengths)
+        Self::select(recipe, dataset, first_held_out, encoder, lengths)
     }
 
+    /// `first_held_out` is the first sample that comes from the recipe's `eval-dataset`.
     fn select(
         recipe: &SftRecipe,
         dataset: Arc<Dataset>,
+        first_held_out: usize,
         encoder: Arc<Encoder>,
         lengths: Lengths,
     ) -> Result<Self> {
@@ -119,10 +128,14 @@ impl Samples {
         if recipe.strict && shortage != Shortage::default() {
             return Err(Error::Shortage(shortage.describe()));
         }
-        let usable: Vec<usize> = all
+        let mut usable: Vec<usize> = all
             .filter(|(_, tokens)| (1..=limit).contains(tokens))
             .map(|(sample, _)| sample)
             .collect();
+        let mut held_out = usable.split_off(usable.partition_point(|sample| *sample < first_held_out));
+        if held_out.is_empty() && first_held_out < dataset.len() {
+            return Err(Error::NothingHeldOut(shortage.describe()));
+        }
         if usable.is_empty() {
             return Err(Error::NoSamples(shortage.describe()));
         }
@@ -130,11 +143,11 @@ impl Samples {
             share if share < 1.0 => Validation::Share(share),
             count => Validation::Count(count as usize),
         };
-        let (train, held_out) = split(usable.len(), validation, recipe.seed)?;
-        let of = |places: Vec<usize>| places.into_iter().map(|place| usable[place]).collect();
+        let (train, drawn) = split(usable.len(), validation, recipe.seed)?;
+        held_out.extend(drawn.into_iter().map(|place| usable[place]));
         Ok(Self {
-            train: of(train),
-            held_out: of(held_out),
+            train: train.into_iter().map(|place| usable[place]).collect(),
+            held_out,
             fingerprint: fingerprint(&dataset, &lengths.tokens),
             lengths: lengths.tokens,
             dataset,

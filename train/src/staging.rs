@@ -4,10 +4,15 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// Files by which an output of this crate is known, and may be replaced.
-const KNOWN_BY: &[&str] = &["config.json", "adapter_config.json"];
+/// Files by which, all together, an output of this crate is known, and may be replaced.
+const KNOWN_BY: &[&[&str]] = &[
+    &["config.json"],
+    &["adapter_config.json"],
+    // Not by the latter alone: LLaMA-Factory's own folder of datasets has it too.
+    &["sft.yaml", "dataset_info.json"],
+];
 
-/// A folder that becomes a checkpoint or an adapter when it is whole: it is filled under another name beside its
+/// A folder that becomes a checkpoint, an adapter or another output when it is whole: it is filled under another name beside its
 /// place, and removed if it is dropped before [`Staging::commit`].
 #[derive(Debug)]
 pub struct Staging {
@@ -20,8 +25,7 @@ impl Staging {
     /// Makes an empty folder beside `destination`, removing what a killed run has left there.
     ///
     /// # Errors
-    /// A place that is taken by something else than a checkpoint, an adapter or an empty folder; a folder that cannot
-    /// be made.
+    /// A place that is taken by something else than such an output or an empty folder; a folder that cannot be made.
     pub fn create(destination: &Path) -> Result<Self, Error> {
         let destination = std::path::absolute(destination).map_err(Error::io(destination))?;
         check_replaceable(&destination)?;
@@ -165,7 +169,8 @@ fn restore(destination: &Path) -> Result<(), Error> {
 }
 
 fn check_replaceable(destination: &Path) -> Result<(), Error> {
-    if !destination.exists() || KNOWN_BY.iter().any(|file| destination.join(file).exists()) {
+    let has = |file: &&str| destination.join(file).exists();
+    if !destination.exists() || KNOWN_BY.iter().any(|files| files.iter().all(has)) {
         return Ok(());
     }
     let occupied = || Error::Occupied(destination.to_owned());

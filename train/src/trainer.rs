@@ -46,7 +46,7 @@ pub enum Event<'a> {
     Started(usize, usize, &'a Shortage),
     /// A step is done.
     Stepped(&'a StepMetrics),
-    /// The held-out samples were measured: step and mean loss.
+    /// The held-out samples were measured: step (0 before the first) and mean loss.
     Evaluated(usize, f64),
     /// A sample was left out, and why.
     LeftOut(String),
@@ -68,7 +68,7 @@ pub struct Outcome {
     pub output: PathBuf,
     /// Mean loss of the last step.
     pub loss: Option<f64>,
-    /// Lowest mean loss of the held-out samples.
+    /// Lowest mean loss of the held-out samples after a step.
     pub best_eval_loss: Option<f64>,
     /// Samples that were left out.
     pub left_out: usize,
@@ -156,6 +156,7 @@ impl Trainer {
             best_eval_loss: None,
             left_out: self.samples.shortage.too_long.len() + self.samples.shortage.unusable.len(),
         };
+        self.before_steps(watch)?;
         while self.state.global_step < self.curriculum.total_steps() {
             let interrupted = self.train_epoch(&mut outcome, watch)?;
             if interrupted {

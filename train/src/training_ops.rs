@@ -27,6 +27,7 @@ pub struct TrainingOps {
     /// Whether a weight that learns was used, on the tape or off it.
     learning: bool,
     recompute: bool,
+    padding: Option<u32>,
 }
 
 impl TrainingOps {
@@ -45,7 +46,14 @@ impl TrainingOps {
             recording: true,
             learning: false,
             recompute,
+            padding: None,
         }
+    }
+
+    /// The same with a token whose embedding learns nothing from where it is read.
+    pub fn with_padding(mut self, padding: Option<u32>) -> Self {
+        self.padding = padding;
+        self
     }
 
     /// The same without a tape, for evaluation.
@@ -120,6 +128,7 @@ impl TrainingOps {
             recording: true,
             learning: false,
             recompute: self.recompute,
+            padding: self.padding,
         }
     }
 
@@ -227,12 +236,12 @@ impl Ops for TrainingOps {
 
     fn embedding(&mut self, ids: &Traced, table: &Traced) -> Result<Traced> {
         let rows = embedding::forward(ids.tensor(), table.tensor())?;
-        let (ids, table) = (ids.clone(), table.clone());
+        let (ids, table, padding) = (ids.clone(), table.clone(), self.padding);
         Ok(self.record(rows, trains(&table), move |gradient, _| {
             if let Some(parameter) = table.as_parameter()
                 && let Some(sum) = parameter.gradient()
             {
-                embedding::add_table_gradient(&gradient, ids.tensor(), parameter.shape(), sum)?;
+                embedding::add_table_gradient(&gradient, ids.tensor(), padding, parameter.shape(), sum)?;
             }
             Ok(())
         }))

@@ -4,7 +4,7 @@
 #[path = "support/fixture.rs"]
 mod fixture;
 
-use fixture::{Fixture, Run, relative_distance};
+use fixture::{Fixture, Run, bound, relative_distance};
 use lwv_train::{Part, Selection, trained};
 
 const CASES: [&str; 3] = ["flat_f32", "nested_f32", "flat_bf16"];
@@ -107,11 +107,11 @@ fn accumulated_batches_are_one_batch() {
                 .sum();
             (losses, model)
         });
-    assert!((together.0 - apart.0).abs() < 1e-5);
+    assert!((together.0 - apart.0).abs() < bound(1e-5, 5e-2));
     for (a, b) in trained(together.1.parameters()).zip(trained(apart.1.parameters())) {
         let [a_values, b_values] = [a, b].map(|p| fixture::values(&p.gradient().unwrap().get().unwrap()));
         let distance = relative_distance(&a_values, &b_values);
-        assert!(distance < 2e-5, "{}: {distance}", a.name());
+        assert!(distance < bound(2e-5, 5e-2), "{}: {distance}", a.name());
     }
 }
 
@@ -126,9 +126,13 @@ fn padding_changes_nothing() {
             .unwrap();
         (loss, model)
     });
-    assert!((plain.0 - padded.0).abs() < 1e-6);
+    assert!((plain.0 - padded.0).abs() < bound(1e-6, 5e-2));
     for (a, b) in trained(plain.1.parameters()).zip(trained(padded.1.parameters())) {
         let [a_values, b_values] = [a, b].map(|p| fixture::values(&p.gradient().unwrap().get().unwrap()));
-        assert!(relative_distance(&a_values, &b_values) < 1e-5, "{}", a.name());
+        assert!(
+            relative_distance(&a_values, &b_values) < bound(1e-5, 5e-2),
+            "{}",
+            a.name()
+        );
     }
 }

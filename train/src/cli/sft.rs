@@ -3,13 +3,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lwv_train::recipe::{SftArgs, SftRecipe};
 use lwv_train::{Error, MetricsFile, Outcome, Trainer, TrainingState};
 use serde_json::json;
 
 use super::desk::Desk;
-use super::{memory, say};
+use super::{emit, memory, say};
 
 /// Exit status after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -17,8 +17,8 @@ const INTERRUPTED: u8 = 130;
 /// Trains, or writes another trainer's files.
 pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
     let recipe = args.resolve()?;
-    if args.emit()?.is_some() {
-        bail!("`--emit` is not there yet");
+    if let Some((engine, dir)) = args.emit()? {
+        return emit::run(args, &recipe, engine, dir);
     }
     let resume = resume(args, &recipe)?;
     if let (None, Some(_), Some(metrics)) = (&resume, &args.resume, &args.metrics) {

@@ -152,10 +152,20 @@ fn embeddings() {
         |x| embedding::forward(&ids, &x[0]),
         |grad, _| {
             Ok(vec![collected(|sum| {
-                embedding::add_table_gradient(grad, &ids, &[4, 3], sum)
+                embedding::add_table_gradient(grad, &ids, None, &[4, 3], sum)
             })?])
         },
     );
+}
+
+#[test]
+fn the_padding_token_is_not_learned_where_it_is_read() {
+    let ids = Tensor::new(&[2u32, 0, 2], &Device::Cpu).unwrap();
+    for dtype in [DType::F64, DType::BF16] {
+        let grad = Tensor::ones((3, 2), dtype, &Device::Cpu).unwrap();
+        let sum = collected(|sum| embedding::add_table_gradient(&grad, &ids, Some(2), &[3, 2], sum)).unwrap();
+        assert_eq!(values(&sum), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+    }
 }
 
 fn pattern(causal: bool) -> Pattern {

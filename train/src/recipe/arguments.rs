@@ -39,7 +39,8 @@ Examples:
   lwv-train sft --model ./Qwen2.5-VL-7B-Instruct --dataset sft.jsonl --output-dir ./out \\
     --recipe train/recipes/longwriter-v-7b-sft.toml
   lwv-train sft --model ./SmolLM2-135M --dataset a.jsonl,b.jsonl --output-dir ./out \\
-    --finetuning-type lora --lora-rank 16 --learning-rate 1e-4 --max-steps 100 --metrics steps.jsonl
+    --finetuning-type lora --lora-rank 16 --learning-rate 1e-4 --max-steps 100 --metrics steps.jsonl \\
+    --eval-dataset held-out.jsonl --eval-steps 20
   lwv-train sft --recipe my.toml --resume";
 
     /// The recipe: defaults, over them the recipe file, over them the command line.

@@ -119,6 +119,9 @@ settings! {
 
         /// Samples held out for evaluation: a share below 1, else a count [default: 0]
         val_size: f64 = 0.0;
+        /// Dataset files that are only evaluated on, separated by commas, instead of --val-size [default: none]
+        #[arg(value_delimiter = ',', action = ArgAction::Append, value_name = "FILES")]
+        eval_dataset: Vec<PathBuf> = Vec::new();
         /// When checkpoints are saved [default: steps]
         save_strategy: SaveStrategy = SaveStrategy::Steps;
         /// Steps between checkpoints [default: 500]
@@ -164,7 +167,7 @@ settings! {
         lora_alpha: f64;
         /// Adapter to go on training
         adapter: PathBuf;
-        /// Steps between evaluations [default: as --save-strategy]
+        /// Steps between evaluations, of which one comes before the first step [default: as --save-strategy]
         eval_steps: usize;
         /// Checkpoints that are kept, the newest [default: all]
         save_total_limit: usize;

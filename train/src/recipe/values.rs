@@ -114,9 +114,19 @@ impl SftRecipe {
                 "name layers, or `all`",
             ),
             (
-                self.keep_best && self.val_size == 0.0,
+                self.val_size > 0.0 && !self.eval_dataset.is_empty(),
+                "val-size",
+                "`eval-dataset` is set too; evaluate on one of the two",
+            ),
+            (
+                self.eval_dataset.iter().any(|path| self.dataset.contains(path)),
+                "eval-dataset",
+                "a part of it is in `dataset`, and would not be held out",
+            ),
+            (
+                self.keep_best && self.val_size == 0.0 && self.eval_dataset.is_empty(),
                 "keep-best",
-                "it needs samples to evaluate on; set `val-size`",
+                "it needs samples to evaluate on; set `val-size` or `eval-dataset`",
             ),
             (
                 self.keep_best && self.save_strategy == SaveStrategy::No,
@@ -159,5 +169,22 @@ mod tests {
             Some("freeze-language-model")
         );
         assert_eq!(refused(|r| r.keep_best = true), Some("keep-best"));
+    }
+
+    #[test]
+    fn held_out_samples_come_from_one_place() {
+        let refused = |dataset: &str, val_size: f64| {
+            let recipe = SftRecipe {
+                dataset: vec![dataset.into()],
+                eval_dataset: vec!["held-out.jsonl".into()],
+                keep_best: true,
+                val_size,
+                ..SftRecipe::default()
+            };
+            recipe.refusal().map(|(field, _)| field)
+        };
+        assert_eq!(refused("train.jsonl", 0.0), None);
+        assert_eq!(refused("train.jsonl", 0.1), Some("val-size"));
+        assert_eq!(refused("held-out.jsonl", 0.0), Some("eval-dataset"));
     }
 }

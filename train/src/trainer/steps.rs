@@ -163,7 +163,11 @@ impl Trainer {
         };
         let mut is_best = false;
         if evaluates && !self.samples.held_out.is_empty() {
-            is_best = self.evaluate(watch)?;
+            let mean = self.evaluate(watch)?;
+            is_best = self.state.best_metric.is_none_or(|best| mean < best);
+            if is_best {
+                self.state.best_metric = Some(mean);
+            }
         }
         if saves || (is_best && self.recipe.keep_best) {
             if is_best {
@@ -174,8 +178,17 @@ impl Trainer {
         Ok(())
     }
 
-    /// Mean loss of the held-out samples. Whether it is the lowest so far.
-    fn evaluate(&mut self, watch: &Watch<'_>) -> Result<bool> {
+    /// Measures what training starts from, where there is something to measure with. It is no candidate for the best:
+    /// no checkpoint is written of it.
+    pub(super) fn before_steps(&mut self, watch: &Watch<'_>) -> Result<()> {
+        if self.state.global_step == 0 && !self.samples.held_out.is_empty() && !self.is_cancelled() {
+            self.evaluate(watch)?;
+        }
+        Ok(())
+    }
+
+    /// Mean loss of the held-out samples' learned tokens.
+    fn evaluate(&mut self, watch: &Watch<'_>) -> Result<f64> {
         let (mut loss, mut tokens) = (0.0, 0);
         for encoded in self.loader(self.samples.held_out.clone()) {
             if let Ok((_, Encoded::Example(example))) = encoded {
@@ -196,10 +209,6 @@ impl Trainer {
             events.flush()?;
         }
         watch(Event::Evaluated(step, mean));
-        let is_best = self.state.best_metric.is_none_or(|best| mean < best);
-        if is_best {
-            self.state.best_metric = Some(mean);
-        }
-        Ok(is_best)
+        Ok(mean)
     }
 }

@@ -1,17 +1,22 @@
+#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(clippy::print_stdout, reason = "how far off things are is worth knowing")]
+
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use lwv_model::{Checkpoint, ModelConfig, WeightNames};
+use candle_core::{DType, Tensor};
+use lwv_data::IGNORED;
+use lwv_model::{Checkpoint, ModelConfig, WeightNames, expected_weights};
 use lwv_processor::{Patches, Processor, open_image};
 use lwv_train::{
-    AdamW, AdamWSettings, Batch, IGNORED, LearningRates, Lora, Model, Selection, Sequence, trained,
+    AdamW, AdamWSettings, AdapterSettings, AdapterWriter, Batch, LearningRates, Lora, LoraUpdate, Model,
+    Selection, Sequence, factor_names, open_device, trained,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 /// A folder of references, with the checkpoint that it starts from.
-pub struct Fixture {
-    pub samples: Vec<Sample>,
+pub(crate) struct Fixture {
+    pub(crate) samples: Vec<Sample>,
     expected: Value,
     tensors: Checkpoint,
     config: ModelConfig,
@@ -20,11 +25,11 @@ pub struct Fixture {
 }
 
 #[derive(Deserialize)]
-pub struct Sample {
-    pub input_ids: Vec<u32>,
-    pub labels: Vec<i64>,
+pub(crate) struct Sample {
+    pub(crate) input_ids: Vec<u32>,
+    pub(crate) labels: Vec<i64>,
     #[serde(default)]
-    pub position_ids: Vec<Vec<i64>>,
+    pub(crate) position_ids: Vec<Vec<i64>>,
     #[serde(skip)]
     images: Vec<Patches>,
 }
@@ -39,7 +44,7 @@ fn read(path: &Path) -> Value {
 
 impl Fixture {
     /// References of full fine-tuning of the tiny checkpoint `case`.
-    pub fn tiny(case: &str) -> Self {
+    pub(crate) fn tiny(case: &str) -> Self {
         Self::load(
             root().join("sft").join(case),
             &root().join("tiny").join(case),
@@ -48,7 +53,7 @@ impl Fixture {
     }
 
     /// References of the adapter `name`.
-    pub fn adapter(name: &str) -> Self {
+    pub(crate) fn adapter(name: &str) -> Self {
         let dir = root().join("sft/lora").join(name);
         let base = read(&dir.join("expected.json"))["base"]
             .as_str()
@@ -58,11 +63,27 @@ impl Fixture {
         Self::load(dir, &root().join(base), &case)
     }
 
+    /// References of SmolLM2, `name` being the folder's.
+    pub(crate) fn smollm2(name: &str) -> Self {
+        let base = root().join("../../.cache/smollm2");
+        assert!(
+            base.join("model.safetensors").exists(),
+            "run scripts/check, which makes {}",
+            base.display()
+        );
+        Self::load(root().join("sft").join(name), &base, "smollm2")
+    }
+
     fn load(dir: PathBuf, base: &Path, case: &str) -> Self {
         let samples = read(&root().join("sft").join(case).join("expected.json"))["samples"].take();
         let mut samples: Vec<Sample> = serde_json::from_value(samples).unwrap();
         let processor = Processor::from_dir(base).unwrap();
-        let conversations = std::fs::read_to_string(root().join("sft/tiny.jsonl")).unwrap();
+        let file = if case == "smollm2" {
+            "sft/text.jsonl"
+        } else {
+            "sft/tiny.jsonl"
+        };
+        let conversations = std::fs::read_to_string(root().join(file)).unwrap();
         for (sample, line) in samples.iter_mut().zip(conversations.lines()) {
             let line: Value = serde_json::from_str(line).unwrap();
             let images = line["images"].as_array().cloned().unwrap_or_default();
@@ -85,7 +106,7 @@ impl Fixture {
     }
 
     /// What the adapter's own configuration selects.
-    pub fn lora(&self) -> Selection {
+    pub(crate) fn lora(&self) -> Selection {
         let config = read(&self.dir.join("adapter_config.json"));
         // A pattern stands for every linear layer of the language model.
         let targets = config["target_modules"].as_array().map_or_else(
@@ -104,35 +125,30 @@ impl Fixture {
                 rank: config["r"].as_u64().unwrap() as usize,
                 alpha: config["lora_alpha"].as_f64().unwrap(),
                 rslora: config["use_rslora"].as_bool().unwrap(),
-                targets: targets
-                    .iter()
-                    .map(|target| target.as_str().unwrap().to_owned())
-                    .collect(),
+                targets,
                 seed: 0,
                 start: Some(self.dir.clone()),
             }),
         }
     }
 
-    pub fn model(&self, selection: &Selection, recompute: bool) -> Model {
+    /// The fixture's model on the device and in the type that `LWV_TEST_DEVICE` and `LWV_TEST_DTYPE` name: the CPU and
+    /// f32 if they name none.
+    pub(crate) fn model(&self, selection: &Selection, recompute: bool) -> Model {
+        let device = open_device(&variable("LWV_TEST_DEVICE", "cpu")).unwrap();
+        let dtype = if is_brief() { DType::BF16 } else { DType::F32 };
         let parameters = selection
-            .load(&self.checkpoint, &self.config, &Device::Cpu, DType::F32)
+            .load(&self.checkpoint, &self.config, &device, dtype)
             .unwrap();
-        Model::new(
-            self.config.clone(),
-            parameters,
-            Device::Cpu,
-            DType::F32,
-            recompute,
-        )
+        Model::new(self.config.clone(), parameters, device, dtype, recompute)
     }
 
-    pub fn batch(&self, samples: &[usize]) -> Batch {
+    pub(crate) fn batch(&self, samples: &[usize]) -> Batch {
         self.padded_batch(samples, 0)
     }
 
     /// The samples with `padding` more tokens each that nothing is learned from.
-    pub fn padded_batch(&self, samples: &[usize], padding: usize) -> Batch {
+    pub(crate) fn padded_batch(&self, samples: &[usize], padding: usize) -> Batch {
         let padded: Vec<(Vec<u32>, Vec<i64>, &[Patches])> = samples
             .iter()
             .map(|&i| {
@@ -151,23 +167,24 @@ impl Fixture {
     }
 
     /// Compares loss and gradients of the recorded batch.
-    pub fn check_gradients(&self, model: &Model, key: &str) {
+    pub(crate) fn check_gradients(&self, model: &Model, key: &str) {
         let expected = &self.expected[key];
         let samples: Vec<usize> = serde_json::from_value(expected["samples"].clone()).unwrap();
         let batch = self.batch(&samples);
         assert_eq!(batch.supervised() as u64, expected["tokens"].as_u64().unwrap());
         let loss = model.learn(&batch, 1.0 / batch.supervised() as f64).unwrap();
         let difference = (loss - expected["loss"].as_f64().unwrap()).abs();
-        assert!(difference < 1e-5, "loss: {difference}");
+        assert!(difference < bound(1e-5, 5e-2), "loss: {difference}");
         let mut worst: f64 = 0.0;
         for parameter in trained(model.parameters()) {
             let want = self.tensor("grad", parameter.name());
             let gradient = parameter.gradient().unwrap().get();
             let got = values(&gradient.unwrap_or_else(|| panic!("`{}` has no gradient", parameter.name())));
             assert!(want.iter().any(|value| *value != 0.0), "{}", parameter.name());
-            let distance = relative_distance(&got, &want);
-            assert!(distance < 1e-4, "{}: {distance}", parameter.name());
+            let distance = relative_distance(&thinned(&got, want.len()), &want);
+            assert!(distance < bound(1e-4, 2e-1), "{}: {distance}", parameter.name());
             worst = worst.max(distance);
+            self.check_norm(expected, parameter.name(), &got);
         }
         let count = trained(model.parameters()).count();
         let recorded = self
@@ -182,14 +199,84 @@ impl Fixture {
         );
     }
 
+    /// Compares the norm of a gradient, where it was recorded because the gradient itself was thinned.
+    fn check_norm(&self, expected: &Value, name: &str, gradient: &[f32]) {
+        let norms = expected["gradient_norms"].as_object();
+        let Some(norm) =
+            norms.and_then(|norms| norms.iter().find(|(recorded, _)| canonical(recorded) == name))
+        else {
+            return;
+        };
+        let got = gradient.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let difference = (got / norm.1.as_f64().unwrap() - 1.0).abs();
+        assert!(difference < bound(1e-4, 1e-1), "norm of {name}: {difference}");
+    }
+
+    /// The LoRA that the references of SmolLM2 start from, written to `dir`: element i of the k-th factor follows from
+    /// a hash (tests/fixtures/README.md).
+    pub(crate) fn hashed_lora(&self, dir: &Path) -> Selection {
+        let adapter = &self.expected["adapter"];
+        let rank = adapter["rank"].as_u64().unwrap() as usize;
+        let targets: Vec<String> = serde_json::from_value(adapter["target_modules"].clone()).unwrap();
+        let lora = Lora {
+            rank,
+            alpha: adapter["alpha"].as_f64().unwrap(),
+            rslora: false,
+            targets,
+            seed: 0,
+            start: Some(dir.to_owned()),
+        };
+        let layers: Vec<(String, Vec<usize>)> = expected_weights(&self.config)
+            .into_iter()
+            .filter(|(name, shape)| lora.covers(name, shape))
+            .collect();
+        let mut names: Vec<String> = layers.iter().flat_map(|(name, _)| factor_names(name)).collect();
+        names.sort();
+        let shift = adapter["salt_shift"].as_u64().unwrap();
+        let factor = |name: &str, kind: &str, size: usize| -> Vec<f32> {
+            let place = names.iter().position(|known| known == name).unwrap() as u32;
+            let spread = adapter["spread"][kind].as_f64().unwrap() as f32;
+            (0..size as u32)
+                .map(|i| {
+                    let hashed = f64::from(hash((place << shift).wrapping_add(i)));
+                    (hashed / f64::from(1u32 << 31) - 1.0) as f32 * spread
+                })
+                .collect()
+        };
+        let updates: Vec<LoraUpdate<'_>> = layers
+            .iter()
+            .map(|(name, shape)| {
+                let [a, b] = factor_names(name);
+                LoraUpdate {
+                    weight: name.clone(),
+                    a: factor(&a, "lora_A", rank * shape[1]).into(),
+                    b: factor(&b, "lora_B", shape[0] * rank).into(),
+                }
+            })
+            .collect();
+        let settings = AdapterSettings {
+            base_model: "SmolLM2".into(),
+            rank,
+            alpha: lora.alpha,
+            use_rslora: false,
+        };
+        AdapterWriter::new(&self.config, &settings)
+            .write(dir, &updates)
+            .unwrap();
+        Selection {
+            frozen: vec![],
+            lora: Some(lora),
+        }
+    }
+
     /// Compares the weights after the last step.
-    pub fn check_final(&self, model: &Model) {
+    pub(crate) fn check_final(&self, model: &Model) {
         let (mut squares, mut total) = (0.0, 0.0);
         for parameter in trained(model.parameters()) {
             let want = self.tensor("final", parameter.name());
-            let got = values(&parameter.exact());
+            let got = thinned(&values(&parameter.exact()), want.len());
             let distance = relative_distance(&got, &want);
-            assert!(distance < 1e-4, "{}: {distance}", parameter.name());
+            assert!(distance < bound(1e-4, 2e-1), "{}: {distance}", parameter.name());
             squares += got
                 .iter()
                 .zip(&want)
@@ -213,8 +300,7 @@ impl Fixture {
             else {
                 return false;
             };
-            let rest = rest.strip_prefix("base_model.model.").unwrap_or(rest);
-            WeightNames::canonical(rest) == name
+            canonical(rest) == name
         };
         let recorded = self.tensors.names().find(is_wanted);
         let recorded = recorded.unwrap_or_else(|| panic!("no `{kind}` of `{name}` was recorded"));
@@ -225,14 +311,14 @@ impl Fixture {
 }
 
 /// Recorded steps, run again.
-pub struct Run<'a> {
+pub(crate) struct Run<'a> {
     fixture: &'a Fixture,
     model: &'a Model,
     trajectory: &'a Value,
 }
 
 impl<'a> Run<'a> {
-    pub fn new(fixture: &'a Fixture, model: &'a Model, section: &str) -> Self {
+    pub(crate) fn new(fixture: &'a Fixture, model: &'a Model, section: &str) -> Self {
         let section = if section.is_empty() {
             &fixture.expected
         } else {
@@ -245,7 +331,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub fn check_steps(&self) {
+    pub(crate) fn check_steps(&self) {
         let recipe = &self.trajectory["recipe"];
         let number = |key: &str| recipe[key].as_f64().unwrap();
         let count = |key: &str| recipe[key].as_u64().unwrap() as usize;
@@ -276,8 +362,14 @@ impl<'a> Run<'a> {
             assert_eq!(tokens as f64, expected("tokens"));
             worst_loss = worst_loss.max((loss * scale - expected("loss")).abs());
             worst_norm = worst_norm.max((norm / expected("gradient_norm") - 1.0).abs());
-            assert!(worst_loss < 1e-4, "step {step}: loss off by {worst_loss}");
-            assert!(worst_norm < 1e-3, "step {step}: norm off by {worst_norm}");
+            assert!(
+                worst_loss < bound(1e-4, 1e-1),
+                "step {step}: loss off by {worst_loss}"
+            );
+            assert!(
+                worst_norm < bound(1e-3, 1.0),
+                "step {step}: norm off by {worst_norm}"
+            );
             let clip = (number("max_grad_norm") / (norm + 1e-6)).min(1.0);
             let rate = expected("learning_rate");
             let rates = LearningRates {
@@ -291,12 +383,45 @@ impl<'a> Run<'a> {
     }
 }
 
-pub fn values(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    let tensor = tensor.to_dtype(DType::F32).unwrap();
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
+fn variable(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+fn is_brief() -> bool {
+    variable("LWV_TEST_DTYPE", "f32") == "bf16"
+}
+
+/// The bound for f32, or for bf16 with its 8 bits (as wide as Liger's convergence tests have it).
+pub(crate) fn bound(exact: f64, brief: f64) -> f64 {
+    if is_brief() { brief } else { exact }
+}
+
+/// The canonical name of a recorded tensor.
+fn canonical(recorded: &str) -> String {
+    WeightNames::canonical(recorded.strip_prefix("base_model.model.").unwrap_or(recorded))
+}
+
+/// `count` of the values at even distances, as large references are recorded.
+fn thinned(values: &[f32], count: usize) -> Vec<f32> {
+    (0..count).map(|i| values[i * values.len() / count]).collect()
+}
+
+/// A hash of 32 bits.
+fn hash(mut x: u32) -> u32 {
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
 /// L2 norm of the difference, over that of `want`.
-pub fn relative_distance(got: &[f32], want: &[f32]) -> f64 {
+pub(crate) fn relative_distance(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let norm =
         |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();

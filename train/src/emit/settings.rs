@@ -1,0 +1,342 @@
+use serde_json::Value;
+
+use super::DEEPSPEED;
+use super::chat::Chat;
+use super::records::absolute;
+use super::yaml::Yaml;
+use crate::Result;
+use crate::recipe::{ComputeType, FinetuningType, SaveStrategy, SftRecipe};
+
+/// Name of LLaMA-Factory's settings.
+pub(super) const SETTINGS: &str = "sft.yaml";
+
+/// More pixels than any picture has; no picture has fewer than one.
+const ANY_PIXELS: (usize, usize) = (1, 1 << 30);
+
+/// Processes that tokenize.
+const TOKENIZING: usize = 16;
+
+/// Seconds that nodes wait for each other, while one of them tokenizes. LLaMA-Factory's examples have as many.
+const DDP_TIMEOUT: usize = 180_000_000;
+
+/// What the settings depend on beside the recipe.
+pub(super) struct Surroundings<'a> {
+    pub(super) chat: &'a Chat,
+    pub(super) has_vision: bool,
+    /// Tokens after which samples are cut.
+    pub(super) cutoff_len: usize,
+    /// Names of datasets, separated by commas.
+    pub(super) dataset: String,
+    /// Names of those that are measured with.
+    pub(super) eval_dataset: Option<String>,
+}
+
+/// The text of `sft.yaml`: `recipe` by the names of LLaMA-Factory, which for most are our own.
+///
+/// # Errors
+/// A path that is not UTF-8.
+pub(super) fn settings(recipe: &SftRecipe, surroundings: &Surroundings<'_>) -> Result<String> {
+    let mut yaml = Yaml::default();
+    model(&mut yaml, recipe, surroundings)?;
+    method(&mut yaml, recipe, surroundings.has_vision);
+    dataset(&mut yaml, recipe, surroundings);
+    output(&mut yaml, recipe)?;
+    train(&mut yaml, recipe);
+    if let Some(name) = &surroundings.eval_dataset {
+        evaluation(&mut yaml, recipe, name);
+    }
+    Ok(yaml.into_text())
+}
+
+fn model(yaml: &mut Yaml, recipe: &SftRecipe, surroundings: &Surroundings<'_>) -> Result<()> {
+    yaml.group("model");
+    yaml.set("model_name_or_path", absolute(&recipe.model)?);
+    if let Some(adapter) = &recipe.adapter {
+        yaml.set("adapter_name_or_path", absolute(adapter)?);
+    }
+    if surroundings.has_vision {
+        yaml.set(
+            "image_min_pixels",
+            recipe.image_min_pixels.unwrap_or(ANY_PIXELS.0),
+        );
+        yaml.set(
+            "image_max_pixels",
+            recipe.image_max_pixels.unwrap_or(ANY_PIXELS.1),
+        );
+    }
+    yaml.set("flash_attn", "auto");
+    yaml.set("disable_gradient_checkpointing", !recipe.recompute);
+    Ok(())
+}
+
+fn method(yaml: &mut Yaml, recipe: &SftRecipe, has_vision: bool) {
+    yaml.group("method");
+    yaml.set("stage", "sft");
+    yaml.set("do_train", true);
+    match recipe.finetuning_type {
+        FinetuningType::Full => {
+            yaml.set("finetuning_type", "full");
+            yaml.set("deepspeed", DEEPSPEED);
+        }
+        FinetuningType::Lora => {
+            yaml.set("finetuning_type", "lora");
+            yaml.set("lora_rank", recipe.lora_rank);
+            // Refused where it is not whole.
+            yaml.set("lora_alpha", recipe.alpha() as u64);
+            yaml.set("lora_dropout", 0.0);
+            yaml.set("lora_target", recipe.lora_target.join(","));
+            yaml.set("use_rslora", recipe.use_rslora);
+        }
+    }
+    if has_vision {
+        yaml.set("freeze_vision_tower", recipe.freeze_vision_tower);
+        yaml.set(
+            "freeze_multi_modal_projector",
+            recipe.freeze_multi_modal_projector,
+        );
+        yaml.set("freeze_language_model", recipe.freeze_language_model);
+    }
+}
+
+fn dataset(yaml: &mut Yaml, recipe: &SftRecipe, surroundings: &Surroundings<'_>) {
+    yaml.group("dataset");
+    yaml.set("dataset", surroundings.dataset.as_str());
+    yaml.set("dataset_dir", ".");
+    if surroundings.has_vision {
+        yaml.set("media_dir", ".");
+    }
+    yaml.set("template", surroundings.chat.template);
+    yaml.set("default_system", surroundings.chat.default_system.as_str());
+    yaml.set("cutoff_len", surroundings.cutoff_len);
+    yaml.set("train_on_prompt", false);
+    yaml.set("mask_history", recipe.mask_history);
+    yaml.set("packing", false);
+    yaml.set("disable_shuffling", recipe.no_shuffle);
+    if recipe.group_by_length {
+        yaml.set("train_sampling_strategy", "group_by_length");
+    }
+    yaml.set("overwrite_cache", true);
+    yaml.set("preprocessing_num_workers", TOKENIZING);
+    yaml.set("dataloader_num_workers", recipe.dataloader_workers);
+}
+
+fn output(yaml: &mut Yaml, recipe: &SftRecipe) -> Result<()> {
+    yaml.group("output");
+    yaml.set("output_dir", absolute(&recipe.output_dir)?);
+    // What is there is gone on from.
+    yaml.set("overwrite_output_dir", false);
+    yaml.set("logging_steps", recipe.logging_steps);
+    yaml.set("save_strategy", strategy(recipe.save_strategy));
+    yaml.set("save_steps", recipe.save_steps);
+    if let Some(limit) = recipe.save_total_limit {
+        yaml.set("save_total_limit", limit);
+    }
+    yaml.set("save_only_model", false);
+    yaml.set("plot_loss", true);
+    match &recipe.logging_dir {
+        Some(dir) => {
+            yaml.set("report_to", "tensorboard");
+            yaml.set("logging_dir", absolute(dir)?);
+        }
+        None => yaml.set("report_to", "none"),
+    }
+    Ok(())
+}
+
+fn train(yaml: &mut Yaml, recipe: &SftRecipe) {
+    yaml.group("train");
+    yaml.set("per_device_train_batch_size", recipe.per_device_train_batch_size);
+    yaml.set("gradient_accumulation_steps", recipe.gradient_accumulation_steps);
+    yaml.set("num_train_epochs", recipe.num_train_epochs);
+    yaml.set("max_steps", recipe.max_steps.map_or(Value::from(-1), Value::from));
+    yaml.set("optim", "adamw_torch");
+    yaml.set("learning_rate", recipe.learning_rate);
+    yaml.set("lr_scheduler_type", name_of(&recipe.lr_scheduler_type));
+    match recipe.warmup_steps {
+        Some(steps) => yaml.set("warmup_steps", steps),
+        None => yaml.set("warmup_ratio", recipe.warmup_ratio),
+    }
+    yaml.set("weight_decay", recipe.weight_decay);
+    yaml.set("adam_beta1", recipe.adam_beta1);
+    yaml.set("adam_beta2", recipe.adam_beta2);
+    yaml.set("adam_epsilon", recipe.adam_epsilon);
+    yaml.set("max_grad_norm", recipe.max_grad_norm);
+    yaml.set("seed", recipe.seed);
+    yaml.set("bf16", recipe.dtype != ComputeType::F32);
+    yaml.set("ddp_timeout", DDP_TIMEOUT);
+}
+
+/// Evaluates with every saving and at the end, where `eval-steps` does not say otherwise.
+fn evaluation(yaml: &mut Yaml, recipe: &SftRecipe, dataset: &str) {
+    yaml.group("eval");
+    yaml.set("eval_dataset", dataset);
+    yaml.set("per_device_eval_batch_size", 1);
+    yaml.set("do_eval", true);
+    match (recipe.eval_steps, recipe.save_strategy) {
+        (None, SaveStrategy::Epoch | SaveStrategy::No) => {
+            yaml.set("eval_strategy", strategy(recipe.save_strategy));
+        }
+        (steps, _) => {
+            yaml.set("eval_strategy", "steps");
+            yaml.set("eval_steps", steps.unwrap_or(recipe.save_steps));
+        }
+    }
+    if recipe.keep_best {
+        yaml.set("load_best_model_at_end", true);
+        yaml.set("metric_for_best_model", "eval_loss");
+        yaml.set("greater_is_better", false);
+    }
+}
+
+fn strategy(strategy: SaveStrategy) -> Value {
+    name_of(&strategy)
+}
+
+/// What the command line calls a choice, which are transformers' words too.
+fn name_of(choice: &impl serde::Serialize) -> Value {
+    serde_json::json!(choice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SchedulerType;
+
+    fn text(recipe: &SftRecipe, has_vision: bool, eval_dataset: Option<&str>) -> String {
+        let chat = Chat {
+            template: "qwen2_vl",
+            default_system: "Be \"good\".".into(),
+        };
+        let surroundings = Surroundings {
+            chat: &chat,
+            has_vision,
+            cutoff_len: 32_768,
+            dataset: "sft".into(),
+            eval_dataset: eval_dataset.map(str::to_owned),
+        };
+        settings(recipe, &surroundings).unwrap()
+    }
+
+    fn assert_has(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(
+                text.lines().any(|other| other == *line),
+                "`{line}` is not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_setting_is_there() {
+        let recipe = SftRecipe {
+            model: "/m".into(),
+            output_dir: "/o".into(),
+            learning_rate: 1e-5,
+            lr_scheduler_type: SchedulerType::Cosine,
+            warmup_ratio: 0.1,
+            num_train_epochs: 2.0,
+            per_device_train_batch_size: 3,
+            gradient_accumulation_steps: 16,
+            max_grad_norm: 0.5,
+            weight_decay: 0.01,
+            adam_beta1: 0.8,
+            adam_beta2: 0.95,
+            adam_epsilon: 1e-7,
+            seed: 7,
+            no_shuffle: true,
+            group_by_length: true,
+            mask_history: true,
+            save_strategy: SaveStrategy::Epoch,
+            save_total_limit: Some(2),
+            logging_steps: 5,
+            recompute: false,
+            dataloader_workers: 4,
+            image_max_pixels: Some(78_400),
+            image_min_pixels: Some(784),
+            logging_dir: Some("/l".into()),
+            freeze_vision_tower: false,
+            ..SftRecipe::default()
+        };
+        let text = text(&recipe, true, None);
+        #[rustfmt::skip]
+        assert_has(&text, &[
+            "model_name_or_path: \"/m\"", "output_dir: \"/o\"", "learning_rate: 1.0e-5", "lr_scheduler_type: \"cosine\"",
+            "warmup_ratio: 0.1", "num_train_epochs: 2.0", "max_steps: -1", "per_device_train_batch_size: 3",
+            "gradient_accumulation_steps: 16", "max_grad_norm: 0.5", "weight_decay: 0.01", "adam_beta1: 0.8",
+            "adam_beta2: 0.95", "adam_epsilon: 1.0e-7", "seed: 7", "disable_shuffling: true", "mask_history: true",
+            "train_sampling_strategy: \"group_by_length\"", "save_strategy: \"epoch\"", "save_steps: 500",
+            "save_total_limit: 2", "logging_steps: 5", "disable_gradient_checkpointing: true",
+            "dataloader_num_workers: 4", "image_max_pixels: 78400", "image_min_pixels: 784", "logging_dir: \"/l\"",
+            "freeze_vision_tower: false", "freeze_multi_modal_projector: true", "freeze_language_model: false",
+            "finetuning_type: \"full\"", "deepspeed: \"ds_z3_config.json\"", "template: \"qwen2_vl\"",
+            "default_system: \"Be \\\"good\\\".\"", "cutoff_len: 32768", "dataset: \"sft\"", "bf16: true",
+        ]);
+        assert!(!text.contains("eval") && !text.contains("lora"), "{text}");
+    }
+
+    #[test]
+    fn a_lora_of_a_text_model_has_neither_pictures_nor_deepspeed() {
+        let recipe = SftRecipe {
+            finetuning_type: FinetuningType::Lora,
+            lora_target: vec!["q_proj".into(), "v_proj".into()],
+            lora_rank: 4,
+            use_rslora: true,
+            warmup_steps: Some(3),
+            max_steps: Some(9),
+            adapter: Some("/a".into()),
+            dtype: ComputeType::F32,
+            ..SftRecipe::default()
+        };
+        let text = text(&recipe, false, None);
+        #[rustfmt::skip]
+        assert_has(&text, &[
+            "finetuning_type: \"lora\"", "lora_rank: 4", "lora_alpha: 8", "lora_target: \"q_proj,v_proj\"",
+            "use_rslora: true", "warmup_steps: 3", "max_steps: 9", "adapter_name_or_path: \"/a\"", "bf16: false",
+        ]);
+        for key in ["image_", "media_dir", "freeze_", "deepspeed", "warmup_ratio"] {
+            assert!(!text.contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn pictures_have_the_checkpoints_limits_alone_by_default() {
+        let text = text(&SftRecipe::default(), true, None);
+        assert_has(&text, &["image_min_pixels: 1", "image_max_pixels: 1073741824"]);
+    }
+
+    #[test]
+    fn evaluation_follows_saving_or_its_own_steps() {
+        let with = |change: fn(&mut SftRecipe)| {
+            let mut recipe = SftRecipe::default();
+            change(&mut recipe);
+            text(&recipe, true, Some("sft_eval"))
+        };
+        let by_default = with(|_| {});
+        assert_has(
+            &by_default,
+            &[
+                "eval_dataset: \"sft_eval\"",
+                "eval_strategy: \"steps\"",
+                "eval_steps: 500",
+            ],
+        );
+        let own = with(|r| (r.save_strategy, r.eval_steps) = (SaveStrategy::No, Some(3)));
+        assert_has(
+            &own,
+            &[
+                "eval_strategy: \"steps\"",
+                "eval_steps: 3",
+                "save_strategy: \"no\"",
+            ],
+        );
+        let epoch = with(|r| (r.save_strategy, r.keep_best) = (SaveStrategy::Epoch, true));
+        assert_has(
+            &epoch,
+            &["eval_strategy: \"epoch\"", "load_best_model_at_end: true"],
+        );
+        assert_has(
+            &with(|r| r.save_strategy = SaveStrategy::No),
+            &["eval_strategy: \"no\"", "do_eval: true"],
+        );
+    }
+}
