@@ -96,10 +96,16 @@ pub(crate) fn run() -> Result<ExitCode> {
     }
 }
 
-/// Prints an error and its causes.
+/// Prints an error, and the causes that its message does not tell.
 #[expect(clippy::print_stderr, reason = "the command line's own error output")]
 pub(crate) fn report(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    eprintln!("error: {told}");
 }
 
 /// Prints a line on stdout.

@@ -66,6 +66,9 @@ impl Load {
     }
 }
 
+/// What changes one setting.
+type Change = fn(&mut SftRecipe);
+
 impl MemoryPlan {
     /// The plan of a training of a model with `config`.
     pub fn new(recipe: &SftRecipe, config: &ModelConfig, load: Load) -> Self {
@@ -124,7 +127,7 @@ impl MemoryPlan {
 
     /// What would make the training fit, most effective first, as settings of the command line.
     pub fn advice(recipe: &SftRecipe, config: &ModelConfig, load: Load) -> Vec<(String, u64)> {
-        let changes: [(&str, fn(&mut SftRecipe)); 4] = [
+        let changes: [(&str, Change); 4] = [
             ("--recompute", |recipe| recipe.recompute = true),
             ("--optimizer-offload disk", |recipe| {
                 recipe.optimizer_offload = OptimizerOffload::Disk;

@@ -241,12 +241,7 @@ fn key(dataset: &Dataset, recipe: &SftRecipe) -> String {
         model("preprocessor_config.json"),
         model("config.json"),
     ];
-    let files: Vec<String> = dataset
-        .paths()
-        .iter()
-        .chain(&processor)
-        .map(|path| stamp(path))
-        .collect();
+    let files: Vec<String> = dataset.paths().iter().chain(&processor).map(stamp).collect();
     format!(
         "{files:?} {:?} {:?} {:?}",
         recipe.media_dir, recipe.image_min_pixels, recipe.image_max_pixels

@@ -1,11 +1,11 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use lwv_model::Checkpoint;
-use safetensors::{Dtype, View};
+use safetensors::{Dtype, SafeTensorError, View};
 use serde::{Deserialize, Serialize};
 
 use crate::{AdamW, Error, Parameter, Result};
@@ -87,7 +87,10 @@ impl TrainingState {
         }
         written.map_err(|e| Error::Io {
             path,
-            source: std::io::Error::other(e),
+            source: match e {
+                SafeTensorError::IoError(source) => source,
+                other => std::io::Error::other(other),
+            },
         })
     }
 
@@ -96,12 +99,21 @@ impl TrainingState {
     /// # Errors
     /// A file that is cut short, or is of other parameters.
     pub fn restore(&self, dir: &Path, optimizer: &mut AdamW) -> Result<()> {
-        let file = Checkpoint::open_file(&dir.join(Self::OPTIMIZER_FILE))?;
+        let path = dir.join(Self::OPTIMIZER_FILE);
+        let file = Checkpoint::open_file(&path)?;
+        let names: HashSet<&str> = file.names().collect();
         for parameter in optimizer.parameters().to_vec() {
             let read = |kind: Kind| -> Result<Vec<f32>> {
-                Ok(file.to_f32(&file.info(&kind.of(parameter.name()))?)?)
+                let name = kind.of(parameter.name());
+                if !names.contains(name.as_str()) {
+                    return Err(Error::Resume {
+                        path: path.clone(),
+                        message: format!("it is of another training, as it has no `{name}`"),
+                    });
+                }
+                Ok(file.to_f32(&file.info(&name)?)?)
             };
-            if file.names().any(|name| name == Kind::Exact.of(parameter.name())) {
+            if names.contains(Kind::Exact.of(parameter.name()).as_str()) {
                 let exact = parameter.exact();
                 let saved = Tensor::from_vec(read(Kind::Exact)?, exact.shape(), exact.device())?;
                 parameter.replace(saved)?;

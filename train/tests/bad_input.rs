@@ -243,6 +243,7 @@ fn a_full_disk() {
     let loads = std::panic::catch_unwind(|| assert_loads(&full.checkpoint(1)));
     Command::new("umount").arg(&disk).status().unwrap();
     run.assert_failed(1, &["checkpoint-2.partial", "space"]);
+    assert_eq!(run.stderr.matches("space").count(), 1, "{}", run.stderr);
     assert_eq!(left, ["checkpoint-1", "lengths.json", "recipe.json"]);
     assert!(loads.is_ok());
     assert!(expected == got);

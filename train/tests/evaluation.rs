@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use lwv_train::recipe::{SaveStrategy, SftRecipe};
-use lwv_train::{Curve, Outcome, Result, Samples, Trainer};
+use lwv_train::{Curve, Outcome, Samples, Trainer};
 
 /// Three samples; none may be drawn for both sides.
 const SAMPLES: [&str; 3] = [
@@ -50,8 +50,8 @@ impl Folder {
     }
 }
 
-fn open(recipe: &SftRecipe) -> Result<Samples> {
-    Samples::open(recipe, &AtomicBool::new(false), &|_, _| ())
+fn open(recipe: &SftRecipe) -> Result<Samples, String> {
+    Samples::open(recipe, &AtomicBool::new(false), &|_, _| ()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn the_evaluation_dataset_is_never_trained_on() {
 #[test]
 fn nothing_to_evaluate_on_is_an_error() {
     let folder = Folder::new();
-    let error = open(&folder.recipe(&SAMPLES, &["{}"])).err().unwrap().to_string();
+    let error = open(&folder.recipe(&SAMPLES, &["{}"])).err().unwrap();
     assert!(
         error.starts_with("no sample of `eval-dataset` can be evaluated on: 1 samples cannot be used"),
         "{error}"

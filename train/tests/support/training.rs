@@ -10,17 +10,17 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// `tests/fixtures` of the workspace.
-pub fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
 /// A tiny checkpoint.
-pub fn tiny(case: &str) -> PathBuf {
+pub(crate) fn tiny(case: &str) -> PathBuf {
     fixtures().join("tiny").join(case)
 }
 
 /// A training by `lwv-train sft`, in a folder of its own.
-pub struct Training {
+pub(crate) struct Training {
     folder: TempDir,
     model: PathBuf,
     dataset: PathBuf,
@@ -30,7 +30,7 @@ pub struct Training {
 
 impl Training {
     /// Of the tiny checkpoint `case`, on the samples that fit it.
-    pub fn of(case: &str, settings: &str) -> Self {
+    pub(crate) fn of(case: &str, settings: &str) -> Self {
         let has_vision = tiny(case).join("preprocessor_config.json").exists();
         let samples = if has_vision { "tiny.jsonl" } else { "text.jsonl" };
         let folder = tempfile::tempdir().unwrap();
@@ -44,51 +44,51 @@ impl Training {
     }
 
     /// The same with another checkpoint.
-    pub fn with_model(self, model: &Path) -> Self {
+    pub(crate) fn with_model(self, model: &Path) -> Self {
         let model = model.to_owned();
         Self { model, ..self }
     }
 
     /// The same with a dataset of these lines.
-    pub fn with_lines(self, lines: &[&str]) -> Self {
+    pub(crate) fn with_lines(self, lines: &[&str]) -> Self {
         let dataset = self.file("data.jsonl");
         std::fs::write(&dataset, lines.join("\n") + "\n").unwrap();
         Self { dataset, ..self }
     }
 
     /// The same with another place for its output.
-    pub fn with_output(self, output: &Path) -> Self {
+    pub(crate) fn with_output(self, output: &Path) -> Self {
         let output = output.to_owned();
         Self { output, ..self }
     }
 
     /// A place beside the output.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The dataset's file.
-    pub fn dataset(&self) -> &Path {
+    pub(crate) fn dataset(&self) -> &Path {
         &self.dataset
     }
 
     /// A place in the output.
-    pub fn out(&self, name: &str) -> PathBuf {
+    pub(crate) fn out(&self, name: &str) -> PathBuf {
         self.output.join(name)
     }
 
     /// Its folder of output.
-    pub fn output(&self) -> &Path {
+    pub(crate) fn output(&self) -> &Path {
         &self.output
     }
 
     /// The folder after `step` steps.
-    pub fn checkpoint(&self, step: usize) -> PathBuf {
+    pub(crate) fn checkpoint(&self, step: usize) -> PathBuf {
         self.out(&format!("checkpoint-{step}"))
     }
 
     /// Its command, with `more` arguments.
-    pub fn command(&self, more: &str) -> Command {
+    pub(crate) fn command(&self, more: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lwv-train"));
         command.arg("sft").args(["--device", "cpu", "--json"]);
         command.arg("--model").arg(&self.model);
@@ -101,19 +101,19 @@ impl Training {
     }
 
     /// Runs it to its end, with `more` arguments.
-    pub fn run(&self, more: &str) -> Run {
+    pub(crate) fn run(&self, more: &str) -> Run {
         Run::of(&mut self.command(more))
     }
 
     /// Runs it, and fails unless it succeeds.
-    pub fn finish(&self, more: &str) -> Run {
+    pub(crate) fn finish(&self, more: &str) -> Run {
         let run = self.run(more);
         assert_eq!(run.status, Some(0), "{}", run.stderr);
         run
     }
 
     /// Starts it and waits until it has done `step` steps in all.
-    pub fn start_until(&self, step: usize, more: &str) -> Child {
+    pub(crate) fn start_until(&self, step: usize, more: &str) -> Child {
         let mut child = self
             .command(more)
             .stdout(Stdio::null())
@@ -131,7 +131,7 @@ impl Training {
     }
 
     /// Kills it with SIGKILL after `step` steps. Fails if it was over by then.
-    pub fn kill_after(&self, step: usize, more: &str) {
+    pub(crate) fn kill_after(&self, step: usize, more: &str) {
         let mut child = self.start_until(step, more);
         child.kill().unwrap();
         let status = child.wait().unwrap();
@@ -139,7 +139,7 @@ impl Training {
     }
 
     /// The last step in the metrics.
-    pub fn steps_done(&self) -> usize {
+    pub(crate) fn steps_done(&self) -> usize {
         let text = std::fs::read_to_string(self.file("metrics.jsonl")).unwrap_or_default();
         let lines = text
             .lines()
@@ -148,7 +148,7 @@ impl Training {
     }
 
     /// Lines of the metrics without what depends on the clock.
-    pub fn metrics(&self) -> Vec<Value> {
+    pub(crate) fn metrics(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.file("metrics.jsonl")).unwrap();
         let lines = text.lines().map(|line| {
             let mut line: Value = serde_json::from_str(line).unwrap();
@@ -159,7 +159,7 @@ impl Training {
     }
 
     /// Steps of its checkpoints, ascending; fails where one of them does not load.
-    pub fn checkpoints(&self) -> Vec<usize> {
+    pub(crate) fn checkpoints(&self) -> Vec<usize> {
         let mut steps: Vec<usize> = names(&self.output)
             .iter()
             .filter_map(|name| name.strip_prefix("checkpoint-")?.parse().ok())
@@ -173,7 +173,7 @@ impl Training {
 }
 
 /// Fails unless the checkpoint can be used and gone on with.
-pub fn assert_loads(dir: &Path) {
+pub(crate) fn assert_loads(dir: &Path) {
     if dir.join("adapter_config.json").exists() {
         lwv_model::Adapter::open(dir).unwrap();
     } else {
@@ -187,16 +187,16 @@ pub fn assert_loads(dir: &Path) {
 }
 
 /// What a command did.
-pub struct Run {
+pub(crate) struct Run {
     /// Exit status; `None` after a signal.
-    pub status: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
     /// Runs `command` to its end.
-    pub fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let Output {
             status,
             stdout,
@@ -210,12 +210,12 @@ impl Run {
     }
 
     /// The last line of stdout, which is JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(self.stdout.lines().last().unwrap()).unwrap()
     }
 
     /// Fails unless the command failed with `status` and one error that has all of `words`.
-    pub fn assert_failed(&self, status: i32, words: &[&str]) {
+    pub(crate) fn assert_failed(&self, status: i32, words: &[&str]) {
         let Self { stderr, stdout, .. } = self;
         assert_eq!(self.status, Some(status), "stderr: {stderr}\nstdout: {stdout}");
         assert!(!stderr.contains("panicked"), "{stderr}");
@@ -224,7 +224,7 @@ impl Run {
     }
 
     /// Fails unless all of `words` are on stderr.
-    pub fn assert_says(&self, words: &[&str]) {
+    pub(crate) fn assert_says(&self, words: &[&str]) {
         for word in words {
             assert!(self.stderr.contains(word), "`{word}` is not in: {}", self.stderr);
         }
@@ -232,7 +232,7 @@ impl Run {
 }
 
 /// Names in a folder, sorted.
-pub fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -242,7 +242,7 @@ pub fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Bytes of every file in a folder, by name.
-pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = names(folder)
         .into_iter()
         .filter(|name| folder.join(name).is_file());
@@ -252,7 +252,7 @@ pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Copies the files of a folder into a new one.
-pub fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for (name, bytes) in contents(from) {
         std::fs::write(to.join(name), bytes).unwrap();
@@ -260,7 +260,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Lines of a file.
-pub fn lines(path: &Path) -> Vec<String> {
+pub(crate) fn lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(str::to_owned).collect()
 }
