@@ -24,7 +24,7 @@ pub enum Error {
     UnknownParameter(String),
     /// The dataset cannot be used.
     #[error(transparent)]
-    Data(#[from] lwv_data::Error),
+    Data(Box<lwv_data::Error>),
     /// No sample is left to train on.
     #[error("no sample can be trained on: {0}")]
     NoSamples(String),
@@ -153,6 +153,13 @@ pub enum Error {
         /// Line, column and reason.
         message: String,
     },
+}
+
+impl From<lwv_data::Error> for Error {
+    fn from(error: lwv_data::Error) -> Self {
+        // Boxed, as it is large, and every result would be.
+        Self::Data(Box::new(error))
+    }
 }
 
 impl Error {
