@@ -28,6 +28,21 @@ pub struct TrainingOps {
     learning: bool,
     recompute: bool,
     padding: Option<u32>,
+    /// Kinds of the operations so far.
+    kinds: Vec<Kind>,
+    /// The operation from which on results are not asked for.
+    needless_from: usize,
+}
+
+/// What an operation is, as far as its result is concerned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A product with a weight: its way back needs what went in, not what came out.
+    Linear,
+    /// A sum or a multiple: its way back needs neither.
+    Sum,
+    /// Any other.
+    Other,
 }
 
 impl TrainingOps {
@@ -47,6 +62,8 @@ impl TrainingOps {
             learning: false,
             recompute,
             padding: None,
+            kinds: Vec::new(),
+            needless_from: usize::MAX,
         }
     }
 
@@ -101,6 +118,7 @@ impl TrainingOps {
             return Ok(Traced::constant(result.tensor().clone()));
         }
         let (mut again, inputs) = (self.inside(), inputs.to_vec());
+        again.needless_from = needless_from(&quiet.kinds);
         Ok(self.tape.result(result.tensor().clone(), move |gradient, flow| {
             let leaf = |input: &Traced| match input.node() {
                 Some(_) => again.leaf(input.tensor().clone()),
@@ -129,6 +147,8 @@ impl TrainingOps {
             learning: false,
             recompute: self.recompute,
             padding: self.padding,
+            kinds: Vec::new(),
+            needless_from: usize::MAX,
         }
     }
 
@@ -147,8 +167,26 @@ impl TrainingOps {
         }
     }
 
+    /// Computes the result of an operation, or only its shape where a segment that is run again ends with it: its way
+    /// back needs no more.
+    fn computed(
+        &mut self,
+        kind: Kind,
+        shape: impl FnOnce() -> Vec<usize>,
+        like: &Tensor,
+        compute: impl FnOnce() -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
+        self.kinds.push(kind);
+        if self.kinds.len() <= self.needless_from {
+            return Ok(compute()?);
+        }
+        Ok(Tensor::zeros((), like.dtype(), like.device())?.broadcast_as(shape())?)
+    }
+
     fn plain_linear(&mut self, x: &Traced, weight: &Traced, bias: Option<&Traced>) -> Result<Traced> {
-        let result = linear::forward(x.tensor(), weight.tensor(), bias.map(Traced::tensor))?;
+        let shape = || linear::with_width(x.tensor(), weight.tensor().dims()[0]);
+        let compute = || linear::forward(x.tensor(), weight.tensor(), bias.map(Traced::tensor));
+        let result = self.computed(Kind::Linear, shape, x.tensor(), compute)?;
         let needed = x.node().is_some() || trains(weight) || bias.is_some_and(trains);
         let (x, weight, bias) = (x.clone(), weight.clone(), bias.cloned());
         Ok(self.record(result, needed, move |gradient, flow| {
@@ -180,7 +218,8 @@ impl TrainingOps {
         let inner = self.plain_linear(x, &a, None)?;
         let update = self.plain_linear(&inner, &b, None)?;
         let (scale, node) = (pair.scale, update.node());
-        let scaled = (update.tensor() * scale)?;
+        let shape = || update.tensor().dims().to_vec();
+        let scaled = self.computed(Kind::Sum, shape, update.tensor(), || update.tensor() * scale)?;
         Ok(Some(self.record(
             scaled,
             node.is_some(),
@@ -189,6 +228,7 @@ impl TrainingOps {
     }
 
     fn attend(&mut self, [q, k, v]: [&Traced; 3], pattern: Pattern) -> Result<Traced> {
+        self.kinds.push(Kind::Other);
         let attended = attention::forward(q.tensor(), k.tensor(), v.tensor(), &pattern)?;
         let needed = [q, k, v].iter().any(|x| x.node().is_some());
         let inputs = [q, k, v].map(Traced::clone);
@@ -209,10 +249,21 @@ impl TrainingOps {
         result: Tensor,
         back: impl FnOnce(&Tensor) -> candle_core::Result<Tensor> + 'static,
     ) -> Traced {
+        self.kinds.push(Kind::Other);
         let node = x.node();
         self.record(result, node.is_some(), move |gradient, flow| {
             Ok(flow.add(node, back(&gradient)?)?)
         })
+    }
+}
+
+/// The operation from which on a segment's results are not needed when it is run again: its last product with a weight,
+/// where only sums follow.
+fn needless_from(kinds: &[Kind]) -> usize {
+    let sums = kinds.iter().rev().take_while(|kind| **kind == Kind::Sum).count();
+    match kinds.len().checked_sub(sums + 1) {
+        Some(last) if kinds[last] == Kind::Linear => last,
+        _ => usize::MAX,
     }
 }
 
@@ -235,6 +286,7 @@ impl Ops for TrainingOps {
     }
 
     fn embedding(&mut self, ids: &Traced, table: &Traced) -> Result<Traced> {
+        self.kinds.push(Kind::Other);
         let rows = embedding::forward(ids.tensor(), table.tensor())?;
         let (ids, table, padding) = (ids.clone(), table.clone(), self.padding);
         Ok(self.record(rows, trains(&table), move |gradient, _| {
@@ -259,6 +311,7 @@ impl Ops for TrainingOps {
     }
 
     fn rms_norm(&mut self, x: &Traced, weight: &Traced, eps: f64) -> Result<Traced> {
+        self.kinds.push(Kind::Other);
         let result = rms_norm::forward(x.tensor(), weight.tensor(), eps)?;
         let needed = x.node().is_some() || trains(weight);
         let (x, weight) = (x.clone(), weight.clone());
@@ -270,7 +323,10 @@ impl Ops for TrainingOps {
     }
 
     fn add(&mut self, a: &Traced, b: &Traced) -> Result<Traced> {
-        let result = activation::add(a.tensor(), b.tensor())?;
+        let shape = || a.tensor().dims().to_vec();
+        let result = self.computed(Kind::Sum, shape, a.tensor(), || {
+            activation::add(a.tensor(), b.tensor())
+        })?;
         let nodes = [a.node(), b.node()];
         Ok(self.record(result, nodes != [None, None], move |gradient, flow| {
             flow.add(nodes[0], gradient.clone())?;
@@ -279,6 +335,7 @@ impl Ops for TrainingOps {
     }
 
     fn mul(&mut self, a: &Traced, b: &Traced) -> Result<Traced> {
+        self.kinds.push(Kind::Other);
         let result = activation::mul(a.tensor(), b.tensor())?;
         let (a, b) = (a.clone(), b.clone());
         let needed = a.node().is_some() || b.node().is_some();

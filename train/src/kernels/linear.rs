@@ -1,6 +1,6 @@
 use candle_core::{D, Result, Tensor};
 
-use super::gemm::{Matrix, Target, Threads, multiply};
+use super::gemm::{Matrix, Target, Threads, multiply, product};
 use super::gradient::Gradient;
 use super::{Float, host, on_host};
 
@@ -46,7 +46,8 @@ pub(crate) fn add_bias_gradient(grad: &Tensor, sum: &Gradient) -> Result<()> {
     })
 }
 
-fn with_width(x: &Tensor, width: usize) -> Vec<usize> {
+/// The shape of `x` with another width.
+pub(crate) fn with_width(x: &Tensor, width: usize) -> Vec<usize> {
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = width;
@@ -58,13 +59,23 @@ fn forward_host<T: Float>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) ->
     let (out, width) = weight.dims2()?;
     let rows = x.elem_count() / width;
     let (x_values, weight) = (host::elements::<T>(x)?, host::elements::<T>(weight)?);
-    let (mut result, keep) = match bias {
-        Some(bias) => (host::elements::<T>(bias)?.slice()?.repeat(rows), Target::Add),
-        None => (vec![T::zero(); rows * out], Target::Replace),
-    };
     let left = Matrix::new(x_values.slice()?, rows, width, width);
     let right = Matrix::new(weight.slice()?, out, width, width).t();
-    multiply((&mut result, out), keep, left, right, T::one(), Threads::Pool);
+    let result = match bias {
+        None => product(left, right),
+        Some(bias) => {
+            let mut result = host::elements::<T>(bias)?.slice()?.repeat(rows);
+            multiply(
+                (&mut result, out),
+                Target::Add,
+                left,
+                right,
+                T::one(),
+                Threads::Pool,
+            );
+            result
+        }
+    };
     host::tensor(result, with_width(x, out))
 }
 
@@ -72,18 +83,9 @@ fn input_gradient_host<T: Float>(grad: &Tensor, weight: &Tensor) -> Result<Tenso
     let (out, width) = weight.dims2()?;
     let rows = grad.elem_count() / out;
     let (values, weight) = (host::elements::<T>(grad)?, host::elements::<T>(weight)?);
-    let mut result = vec![T::zero(); rows * width];
     let left = Matrix::new(values.slice()?, rows, out, out);
     let right = Matrix::new(weight.slice()?, out, width, width);
-    multiply(
-        (&mut result, width),
-        Target::Replace,
-        left,
-        right,
-        T::one(),
-        Threads::Pool,
-    );
-    host::tensor(result, with_width(grad, width))
+    host::tensor(product(left, right), with_width(grad, width))
 }
 
 fn add_weight_gradient_host<T: Float>(
