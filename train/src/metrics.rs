@@ -33,7 +33,8 @@ pub struct MetricsFile {
 
 impl MetricsFile {
     /// Opens `path` for appending. Lines of steps after `resumed`, and a line that was cut short, are taken out first,
-    /// so that a training that goes on from step `resumed` has every step once; a new training keeps all lines.
+    /// so that a training that goes on from step `resumed` has every step once; from step 0 it does everything again.
+    /// A new training keeps all lines.
     ///
     /// # Errors
     /// A file that cannot be read or written.
@@ -77,7 +78,8 @@ fn drop_later(path: &Path, last: usize) -> Result<(), Error> {
         step: usize,
     }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let is_kept = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= last);
+    let is_kept =
+        |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= last && last > 0);
     let kept: String = text
         .lines()
         .filter(is_kept)

@@ -152,13 +152,15 @@ fn going_on_from_an_older_checkpoint() {
 /// Lost before its first checkpoint, a training begins anew.
 #[test]
 fn killed_before_the_first_checkpoint() {
-    let whole = training("llama", "--save-steps 20");
-    whole.finish("");
-    let resumed = training("llama", "--save-steps 20");
-    resumed.kill_after(3, "");
-    assert!(resumed.checkpoints().is_empty());
-    resumed.finish("--resume");
-    assert_same(&whole, &resumed);
+    for settings in ["--save-steps 20", "--save-steps 12 --val-size 2"] {
+        let whole = training("llama", settings);
+        whole.finish("");
+        let resumed = training("llama", settings);
+        resumed.kill_after(3, "");
+        assert!(resumed.checkpoints().is_empty());
+        resumed.finish("--resume");
+        assert_same(&whole, &resumed);
+    }
 }
 
 /// A finished training has nothing to go on with, and says so by ending well.

@@ -191,6 +191,10 @@ impl Trainer {
     fn evaluate(&mut self, watch: &Watch<'_>) -> Result<f64> {
         let (mut loss, mut tokens) = (0.0, 0);
         for encoded in self.loader(self.samples.held_out.clone()) {
+            let encoded = match encoded {
+                Err(error) if !error.is_of_sample() => return Err(error.into()),
+                other => other,
+            };
             if let Ok((_, Encoded::Example(example))) = encoded {
                 let batch = Batch::new(self.model.config(), [Sequence::from(&example)])?;
                 if batch.supervised() > 0 {
