@@ -77,6 +77,7 @@ def plain(chosen: dict) -> dict:
     Each sample goes through the model by itself, without padding. LLaMA-Factory averages over all supervised tokens of a
     step where a checkpoint has no processor, and over the means of its micro-batches where it has one.
     """
+    import peft
     import torch
     import transformers
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
@@ -92,7 +93,10 @@ def plain(chosen: dict) -> dict:
     samples = [dataset[index] for index in range(min(micro * accumulation, len(dataset)))]
 
     kind = transformers.AutoModelForImageTextToText if processor else transformers.AutoModelForCausalLM
-    model = kind.from_pretrained(model_args.model_name_or_path, dtype=torch.float32).eval()
+    model = kind.from_pretrained(model_args.model_name_or_path, dtype=torch.float32)
+    for adapter in model_args.adapter_name_or_path or []:
+        model = peft.PeftModel.from_pretrained(model, adapter)
+    model.eval()
     sums = [supervised(model, template, processor, sample) for sample in samples]
     batches = [sums[start : start + micro] for start in range(0, len(sums), micro)]
     if processor is None:

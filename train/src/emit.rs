@@ -160,11 +160,14 @@ mod tests {
     #[test]
     fn held_out_samples_are_a_dataset_of_their_own() {
         let held_out = SftRecipe {
+            dataset: vec![fixtures().join("sft/text.jsonl")],
             val_size: 2.0,
-            ..recipe("flat_f32")
+            ..recipe("qwen2")
         };
         let dir = emitted(&held_out).unwrap();
         assert_eq!(read(&dir, "sft_eval.jsonl").lines().count(), 2);
+        let info: Value = serde_json::from_str(&read(&dir, DATASET_INFO)).unwrap();
+        assert_eq!(info["sft_eval"]["columns"], json!({"messages": "conversations"}));
         assert!(read(&dir, SETTINGS).contains("\neval_dataset: \"sft_eval\"\n"));
     }
 

@@ -202,6 +202,14 @@ mod tests {
     use super::*;
     use crate::SchedulerType;
 
+    fn recipe() -> SftRecipe {
+        SftRecipe {
+            model: "/m".into(),
+            output_dir: "/o".into(),
+            ..SftRecipe::default()
+        }
+    }
+
     fn text(recipe: &SftRecipe, has_vision: bool, eval_dataset: Option<&str>) -> String {
         let chat = Chat {
             template: "qwen2_vl",
@@ -228,9 +236,7 @@ mod tests {
 
     #[test]
     fn each_setting_is_there() {
-        let recipe = SftRecipe {
-            model: "/m".into(),
-            output_dir: "/o".into(),
+        let given = SftRecipe {
             learning_rate: 1e-5,
             lr_scheduler_type: SchedulerType::Cosine,
             warmup_ratio: 0.1,
@@ -255,9 +261,9 @@ mod tests {
             image_min_pixels: Some(784),
             logging_dir: Some("/l".into()),
             freeze_vision_tower: false,
-            ..SftRecipe::default()
+            ..recipe()
         };
-        let text = text(&recipe, true, None);
+        let text = text(&given, true, None);
         #[rustfmt::skip]
         assert_has(&text, &[
             "model_name_or_path: \"/m\"", "output_dir: \"/o\"", "learning_rate: 1.0e-5", "lr_scheduler_type: \"cosine\"",
@@ -276,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_lora_of_a_text_model_has_neither_pictures_nor_deepspeed() {
-        let recipe = SftRecipe {
+        let given = SftRecipe {
             finetuning_type: FinetuningType::Lora,
             lora_target: vec!["q_proj".into(), "v_proj".into()],
             lora_rank: 4,
@@ -285,9 +291,9 @@ mod tests {
             max_steps: Some(9),
             adapter: Some("/a".into()),
             dtype: ComputeType::F32,
-            ..SftRecipe::default()
+            ..recipe()
         };
-        let text = text(&recipe, false, None);
+        let text = text(&given, false, None);
         #[rustfmt::skip]
         assert_has(&text, &[
             "finetuning_type: \"lora\"", "lora_rank: 4", "lora_alpha: 8", "lora_target: \"q_proj,v_proj\"",
@@ -300,14 +306,14 @@ mod tests {
 
     #[test]
     fn pictures_have_the_checkpoints_limits_alone_by_default() {
-        let text = text(&SftRecipe::default(), true, None);
+        let text = text(&recipe(), true, None);
         assert_has(&text, &["image_min_pixels: 1", "image_max_pixels: 1073741824"]);
     }
 
     #[test]
     fn evaluation_follows_saving_or_its_own_steps() {
         let with = |change: fn(&mut SftRecipe)| {
-            let mut recipe = SftRecipe::default();
+            let mut recipe = recipe();
             change(&mut recipe);
             text(&recipe, true, Some("sft_eval"))
         };
