@@ -6,6 +6,13 @@ use crate::record::{not, optional_text, text};
 
 /// LLaMA-Factory's alpaca format: `instruction` and `input` ask, `output` answers, `history` holds earlier pairs.
 pub(crate) fn draft(record: &Map<String, Value>) -> Result<Draft, Problem> {
+    let mut draft = prompt(record)?;
+    draft.say("assistant", text(record, "", "output")?);
+    Ok(draft)
+}
+
+/// What is asked, without the answer.
+pub(crate) fn prompt(record: &Map<String, Value>) -> Result<Draft, Problem> {
     let mut draft = Draft::default();
     for (index, pair) in history(record)?.iter().enumerate() {
         let place = format!("history[{index}]");
@@ -19,7 +26,6 @@ pub(crate) fn draft(record: &Map<String, Value>) -> Result<Draft, Problem> {
         .filter(|part| !part.is_empty())
         .collect();
     draft.say("user", asked.join("\n"));
-    draft.say("assistant", text(record, "", "output")?);
     Ok(draft)
 }
 

@@ -1,4 +1,4 @@
-use lwv_processor::{Content, Message, RgbImage};
+use lwv_processor::{Message, RgbImage};
 
 use crate::{ImageSource, Origin, Problem, Result};
 
@@ -19,7 +19,7 @@ impl Conversation {
         self.messages
             .iter()
             .filter(|message| message.role == "assistant")
-            .map(text_of)
+            .map(Message::said)
     }
 
     /// Reads and decodes its pictures.
@@ -57,13 +57,4 @@ impl Conversation {
             })
             .collect()
     }
-}
-
-/// What is said in a message, without its pictures.
-pub(crate) fn text_of(message: &Message) -> String {
-    let texts = message.content.iter().filter_map(|part| match part {
-        Content::Text(text) => Some(text.as_str()),
-        Content::Image => None,
-    });
-    texts.collect()
 }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::json_file::JsonFile;
 use crate::media::MediaDir;
 use crate::parquet_file::ParquetFile;
-use crate::{Conversation, Error, Result};
+use crate::{Conversation, Error, Pair, Result};
 
 /// What a Parquet file begins with.
 const PARQUET: &[u8] = b"PAR1";
@@ -101,12 +101,34 @@ impl Dataset {
     /// There is no such sample, its file cannot be read any more, or it is no usable conversation: not JSON, of an unknown
     /// format or role, without an answer, or with another number of images than of places for one.
     pub fn get(&self, index: usize) -> Result<Conversation> {
+        let (file, row) = self.locate(index)?;
+        file.get(row)
+    }
+
+    /// Reads sample `index` as a pair of answers to one prompt, else as [`get`](Self::get) does.
+    ///
+    /// A record may be LLaMA-Factory's sharegpt or alpaca format with `chosen` and `rejected`, OpenAI messages with them
+    /// or with `rejected_response` (as ms-swift writes it), or TRL's `prompt`, `chosen` and `rejected`, of which `prompt`
+    /// may be missing where both begin with it. `weight` and `open` ([`Pair`]) may be there too.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get); prompts that differ; a file of Parquet.
+    pub fn pair(&self, index: usize) -> Result<Pair> {
+        let (file, row) = self.locate(index)?;
+        match file {
+            DataFile::Json(file) => file.pair(row),
+            DataFile::Parquet(file) => Err(file.without_pairs()),
+        }
+    }
+
+    /// The file that sample `index` is in, and its place there.
+    fn locate(&self, index: usize) -> Result<(&DataFile, usize)> {
         let len = self.len();
         if index >= len {
             return Err(Error::NoSample { index, len });
         }
         let file = self.starts.partition_point(|start| *start <= index) - 1;
-        self.files[file].get(index - self.starts[file])
+        Ok((&self.files[file], index - self.starts[file]))
     }
 
     /// SHA-256, in hexadecimal, over the SHA-256 of each file in order. Reads all files once; names, folders and image

@@ -1,6 +1,5 @@
 use lwv_processor::{Content, Message};
 
-use crate::conversation::text_of;
 use crate::{Conversation, ImageSource, Origin, Problem};
 
 /// What stands in a text where a picture goes, as in LLaMA-Factory.
@@ -9,20 +8,20 @@ pub(crate) const PLACEHOLDER: &str = "<image>";
 type Result<T> = std::result::Result<T, Problem>;
 
 /// A conversation as a file writes it, before its pictures are put in their places.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Draft {
     pub(crate) turns: Vec<Turn>,
     /// Pictures that the places stand for, in order.
     pub(crate) images: Vec<ImageSource>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Turn {
     pub(crate) role: &'static str,
     pub(crate) parts: Vec<Part>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Part {
     /// Text in which every [`PLACEHOLDER`] is a place.
     Marked(String),
@@ -56,7 +55,14 @@ impl Draft {
     }
 
     /// Puts the pictures in their places. Where there is no place at all, they come before the first user's words.
-    pub(crate) fn finish(mut self, origin: Origin) -> Result<Conversation> {
+    pub(crate) fn finish(self, origin: Origin) -> Result<Conversation> {
+        let conversation = self.place(origin)?;
+        check_answers(&conversation.messages)?;
+        Ok(conversation)
+    }
+
+    /// As [`finish`](Self::finish), for a conversation whose answers may be empty.
+    pub(crate) fn place(mut self, origin: Origin) -> Result<Conversation> {
         self.make_places()?;
         let mut listed = std::mem::take(&mut self.images).into_iter();
         let mut images = Vec::new();
@@ -65,7 +71,6 @@ impl Draft {
             .into_iter()
             .map(|turn| turn.place(&mut listed, &mut images))
             .collect();
-        check_answers(&messages)?;
         Ok(Conversation {
             messages,
             images,
@@ -151,7 +156,7 @@ fn check_answers(messages: &[Message]) -> Result<()> {
     if answers.peek().is_none() {
         return Err(Problem::NoAnswer);
     }
-    match answers.find(|(_, message)| text_of(message).trim().is_empty()) {
+    match answers.find(|(_, message)| message.said().trim().is_empty()) {
         Some((message, _)) => Err(Problem::EmptyAnswer { message }),
         None => Ok(()),
     }

@@ -25,11 +25,11 @@ pub struct Encoder {
     settings: EncoderSettings,
 }
 
-/// What became of a conversation.
+/// What became of a conversation, or a pair.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Encoded {
+pub enum Encoded<T> {
     /// It can be learned.
-    Example(Example),
+    Example(T),
     /// It is longer than allowed; its images were not opened.
     TooLong(TooLong),
 }
@@ -105,7 +105,7 @@ impl Encoder {
     /// # Errors
     /// An image is missing or does not decode; the chat template refuses the messages or its turns cannot be told apart
     /// ([`Processor::transcript`]); there are images but the model reads none.
-    pub fn encode(&self, conversation: &Conversation) -> Result<Encoded> {
+    pub fn encode(&self, conversation: &Conversation) -> Result<Encoded<Example>> {
         let (transcript, grids) = self.transcript(conversation)?;
         let tokens = transcript.input_ids.len();
         let origin = conversation.origin.clone();
@@ -135,7 +135,7 @@ impl Encoder {
     }
 
     /// The images' grids, as their headers let expect.
-    fn grids(&self, conversation: &Conversation) -> Result<Vec<Grid>> {
+    pub(crate) fn grids(&self, conversation: &Conversation) -> Result<Vec<Grid>> {
         let origin = &conversation.origin;
         let Some(processor) = self.processor.image_processor() else {
             return match conversation.images.len() {
@@ -153,7 +153,7 @@ impl Encoder {
     }
 
     /// The images' pixels. Only one decoded picture is in memory at a time.
-    fn patches(&self, conversation: &Conversation, grids: &[Grid]) -> Result<Vec<Patches>> {
+    pub(crate) fn patches(&self, conversation: &Conversation, grids: &[Grid]) -> Result<Vec<Patches>> {
         let Some(processor) = self.processor.image_processor() else {
             return Ok(Vec::new());
         };

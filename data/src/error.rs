@@ -153,6 +153,15 @@ pub enum Problem {
         /// Number of places.
         placeholders: usize,
     },
+    /// Two answers to different prompts.
+    #[error("`chosen` and `rejected` have different prompts: their message `{message}` (from `0`) differs")]
+    Prompts {
+        /// The first message that differs, counted from 0.
+        message: usize,
+    },
+    /// Two answers that are the same.
+    #[error("`chosen` and `rejected` are the same, so there is nothing to prefer")]
+    SameAnswers,
     /// A picture that is not on this machine.
     #[error("image `{url}` is not a file; download it and give its path")]
     Remote {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::json_list::ListScanner;
 use crate::media::MediaDir;
-use crate::{Conversation, Error, Origin, Place, Problem, Result, record};
+use crate::{Conversation, Error, Origin, Pair, Place, Problem, Result, record};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -49,17 +49,30 @@ impl JsonFile {
         self.records.len()
     }
 
-    /// Reads one record anew.
+    /// Reads one record anew, as a conversation.
     pub(crate) fn get(&self, index: usize) -> Result<Conversation> {
+        self.parsed(index, |value, origin| {
+            record::draft(value, &self.media)?.finish(origin)
+        })
+    }
+
+    /// Reads one record anew, as a pair.
+    pub(crate) fn pair(&self, index: usize) -> Result<Pair> {
+        self.parsed(index, |value, origin| Pair::read(value, &self.media, origin))
+    }
+
+    fn parsed<T>(
+        &self,
+        index: usize,
+        parse: impl Fn(&Value, Origin) -> std::result::Result<T, Problem>,
+    ) -> Result<T> {
         let record = self.records[index];
         let bytes = self
             .read(record)
             .map_err(|source| read_error(&self.path, source))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| self.json_error(record, &error))?;
         let origin = self.origin(record.line);
-        record::draft(&value, &self.media)
-            .and_then(|draft| draft.finish(origin.clone()))
-            .map_err(|problem| problem.at(&origin))
+        parse(&value, origin.clone()).map_err(|problem| problem.at(&origin))
     }
 
     fn read(&self, record: Record) -> std::io::Result<Vec<u8>> {

@@ -1,7 +1,8 @@
 //! Supervised data: conversations with pictures, from files to what a model is trained on.
 //!
 //! - [`Dataset`] finds the samples of JSON and Parquet files and reads any of them as a [`Conversation`].
-//! - [`Encoder`] makes an [`Example`] of one: token ids, labels and image patches.
+//! - Where two answers to one prompt are compared, it reads a [`Pair`] instead.
+//! - [`Encoder`] makes an [`Example`] or a [`PairExample`] of it: token ids, labels and image patches.
 //! - [`Order`] and [`split`] say which sample comes when, [`Loader`] encodes them ahead in other threads.
 //! - [`count_words`] measures answers as the paper does.
 //! - [`save_chart`] draws a [`Chart`] into a file.
@@ -25,6 +26,8 @@ mod media;
 mod openai;
 mod order;
 mod origin;
+mod pair;
+mod pair_example;
 mod parquet_file;
 mod parquet_row;
 mod record;
@@ -42,4 +45,6 @@ pub use image_source::ImageSource;
 pub use loader::Loader;
 pub use order::{LengthGrouping, Order, Validation, split};
 pub use origin::{Origin, Place};
+pub use pair::Pair;
+pub use pair_example::{Answered, PairExample};
 pub use words::count_words;

@@ -5,51 +5,43 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::{Dataset, Encoded, Encoder, Error, Result};
+use crate::{Error, Result};
 
 /// Encodes samples in other threads, ahead of the one who learns them, and hands them out in order.
 ///
 /// At most `prefetch` samples are in work or ready, besides the one that was handed out, so the memory is at most
-/// `prefetch` times the largest [`Example::bytes`](crate::Example::bytes), and one decoded picture a thread. A sample
+/// `prefetch` times the largest sample (such as [`Example::bytes`](crate::Example::bytes)), and one decoded picture a thread. A sample
 /// that cannot be used is an error in its place; the next call goes on with the one after it.
 #[derive(Debug)]
-pub struct Loader {
+pub struct Loader<T> {
     order: std::vec::IntoIter<usize>,
     /// Samples in work or ready, the next one first.
-    pending: VecDeque<(usize, Receiver<Result<Encoded>>)>,
+    pending: VecDeque<(usize, Receiver<Result<T>>)>,
     prefetch: usize,
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Job<T>>>,
     workers: Vec<JoinHandle<()>>,
     is_stopped: Arc<AtomicBool>,
 }
 
 /// A sample to encode, and where it is waited for.
-struct Job {
+struct Job<T> {
     index: usize,
-    reply: Sender<Result<Encoded>>,
+    reply: Sender<Result<T>>,
 }
 
-impl Loader {
-    /// Starts `workers` threads on the samples of `order`, `prefetch` of them ahead; both are at least 1.
+impl<T: Send + 'static> Loader<T> {
+    /// Starts `workers` threads that call `encode` for the samples of `order`, `prefetch` of them ahead; both are at
+    /// least 1. What `encode` does is most often [`Dataset::get`](crate::Dataset::get) and
+    /// [`Encoder::encode`](crate::Encoder::encode).
     pub fn start(
-        dataset: Arc<Dataset>,
-        encoder: Arc<Encoder>,
+        encode: impl Fn(usize) -> Result<T> + Send + Sync + 'static,
         order: Vec<usize>,
         workers: usize,
         prefetch: usize,
     ) -> Self {
-        let encode = move |index| encoder.encode(&dataset.get(index)?);
-        Self::with(Arc::new(encode), order, workers, prefetch)
-    }
-
-    fn with(
-        encode: Arc<dyn Fn(usize) -> Result<Encoded> + Send + Sync>,
-        order: Vec<usize>,
-        workers: usize,
-        prefetch: usize,
-    ) -> Self {
+        let encode = Arc::new(encode);
         let prefetch = prefetch.max(1);
-        let (jobs, waiting) = bounded::<Job>(prefetch);
+        let (jobs, waiting) = bounded::<Job<T>>(prefetch);
         let is_stopped = Arc::new(AtomicBool::new(false));
         let workers = (0..workers.max(1))
             .map(|_| {
@@ -84,7 +76,7 @@ impl Loader {
     }
 }
 
-fn work(encode: &dyn Fn(usize) -> Result<Encoded>, jobs: &Receiver<Job>, is_stopped: &AtomicBool) {
+fn work<T>(encode: &dyn Fn(usize) -> Result<T>, jobs: &Receiver<Job<T>>, is_stopped: &AtomicBool) {
     for job in jobs {
         if is_stopped.load(Ordering::Relaxed) {
             return;
@@ -94,8 +86,8 @@ fn work(encode: &dyn Fn(usize) -> Result<Encoded>, jobs: &Receiver<Job>, is_stop
     }
 }
 
-impl Iterator for Loader {
-    type Item = Result<(usize, Encoded)>;
+impl<T: Send + 'static> Iterator for Loader<T> {
+    type Item = Result<(usize, T)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (index, result) = self.pending.pop_front()?;
@@ -110,7 +102,7 @@ impl Iterator for Loader {
     }
 }
 
-impl Drop for Loader {
+impl<T> Drop for Loader<T> {
     /// Ends the threads; each finishes the sample that it has in work.
     fn drop(&mut self) {
         self.is_stopped.store(true, Ordering::Relaxed);
@@ -128,7 +120,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Origin, Place, Problem, TooLong};
+    use crate::{Encoded, Example, Origin, Place, Problem, TooLong};
 
     fn origin(index: usize) -> Origin {
         Origin {
@@ -137,7 +129,7 @@ mod tests {
         }
     }
 
-    fn sample(index: usize) -> Encoded {
+    fn sample(index: usize) -> Encoded<Example> {
         Encoded::TooLong(TooLong {
             tokens: index,
             max_length: 0,
@@ -156,7 +148,7 @@ mod tests {
             Ok(sample(index))
         };
         let order = vec![3, 0, 5, 9, 1, 2];
-        let loader = Loader::with(Arc::new(encode), order.clone(), 3, 4);
+        let loader = Loader::start(encode, order.clone(), 3, 4);
         assert_eq!(loader.size_hint(), (6, Some(6)));
         let got: Vec<Option<usize>> = loader
             .map(|result| {
@@ -178,7 +170,7 @@ mod tests {
             count.fetch_add(1, Ordering::SeqCst);
             Ok(sample(index))
         };
-        let mut loader = Loader::with(Arc::new(encode), (0..100).collect(), 2, 5);
+        let mut loader = Loader::start(encode, (0..100).collect(), 2, 5);
         for handed_out in 0..3 {
             std::thread::sleep(Duration::from_millis(30));
             assert!(started.load(Ordering::SeqCst) <= handed_out + 5);
@@ -194,7 +186,7 @@ mod tests {
             1 => std::panic::resume_unwind(Box::new("x")),
             _ => Ok(sample(index)),
         };
-        let mut loader = Loader::with(Arc::new(encode), vec![0, 1, 2, 3], 1, 1);
+        let mut loader = Loader::start(encode, vec![0, 1, 2, 3], 1, 1);
         assert!(loader.next().unwrap().is_ok());
         for index in 1..4 {
             let error = loader.next().unwrap().unwrap_err();

@@ -5,28 +5,33 @@ use crate::draft::{Draft, Part, Turn};
 use crate::media::MediaDir;
 use crate::record::{list, not, object, text};
 
-/// OpenAI's format: `messages` of `role` and `content`. A string may hold placeholders; in a list of typed parts,
+/// OpenAI's format: `messages`, or another field, of `role` and `content`. A string may hold placeholders; in a list of typed parts,
 /// texts are taken as they are, and a picture brings its source with it or stands for the next of `images`.
-pub(crate) fn draft(record: &Map<String, Value>, media: &MediaDir) -> Result<Draft, Problem> {
+pub(crate) fn draft(record: &Map<String, Value>, field: &str, media: &MediaDir) -> Result<Draft, Problem> {
     let mut draft = Draft::default();
-    for (message, turn) in list(record, "messages")?.iter().enumerate() {
-        let place = format!("messages[{message}]");
-        let turn = object(turn, &place)?;
-        let role = role(text(turn, &format!("{place}."), "role")?, message)?;
-        let place = format!("{place}.content");
-        match turn.get("content") {
-            Some(Value::String(text)) => draft.say(role, text),
-            Some(Value::Array(parts)) => {
-                let parts = parts.iter().enumerate();
-                let parts = parts
-                    .map(|(index, item)| part(item, &format!("{place}[{index}]"), media))
-                    .collect::<Result<_, _>>()?;
-                draft.turns.push(Turn { role, parts });
-            }
-            other => return Err(not("a string or a list", &place, other)),
-        }
+    for (message, item) in list(record, field)?.iter().enumerate() {
+        let place = format!("{field}[{message}]");
+        draft.turns.push(turn(item, &place, message, media)?);
     }
     Ok(draft)
+}
+
+/// One message, which is number `message` of its conversation.
+pub(crate) fn turn(item: &Value, place: &str, message: usize, media: &MediaDir) -> Result<Turn, Problem> {
+    let item = object(item, place)?;
+    let role = role(text(item, &format!("{place}."), "role")?, message)?;
+    let place = format!("{place}.content");
+    let parts = match item.get("content") {
+        Some(Value::String(text)) => vec![Part::Marked(text.clone())],
+        Some(Value::Array(parts)) => {
+            let parts = parts.iter().enumerate();
+            parts
+                .map(|(index, item)| part(item, &format!("{place}[{index}]"), media))
+                .collect::<Result<_, _>>()?
+        }
+        other => return Err(not("a string or a list", &place, other)),
+    };
+    Ok(Turn { role, parts })
 }
 
 fn role(role: &str, message: usize) -> Result<&'static str, Problem> {
@@ -74,7 +79,8 @@ mod tests {
 
     fn read(messages: Value) -> Result<Draft, String> {
         let record = json!({"messages": messages});
-        draft(record.as_object().unwrap(), &MediaDir("m".into())).map_err(|problem| problem.to_string())
+        draft(record.as_object().unwrap(), "messages", &MediaDir("m".into()))
+            .map_err(|problem| problem.to_string())
     }
 
     fn parts(content: Value) -> Result<Vec<Part>, String> {

@@ -75,6 +75,14 @@ impl ParquetFile {
             .map_err(|problem| problem.at(&origin))
     }
 
+    /// The error for one who expects pairs.
+    pub(crate) fn without_pairs(&self) -> Error {
+        Error::Parquet {
+            path: self.path.clone(),
+            message: "pairs of answers are read from JSON only; write one record a line".into(),
+        }
+    }
+
     fn row(&self, index: usize) -> Result<Row> {
         let group = self.starts.partition_point(|start| *start <= index) - 1;
         let row = index - self.starts[group];

@@ -11,7 +11,7 @@ pub(crate) fn draft(record: &Value, media: &MediaDir) -> Result<Draft, Problem> 
         return unknown(kind(record).to_owned());
     };
     let mut draft = if record.contains_key("messages") {
-        openai::draft(record, media)?
+        openai::draft(record, "messages", media)?
     } else if record.contains_key("conversations") {
         sharegpt::draft(record)?
     } else if record.contains_key("instruction") {
@@ -64,7 +64,7 @@ pub(crate) fn not(expected: &str, field: &str, found: Option<&Value>) -> Problem
     Problem::field(field, message)
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",

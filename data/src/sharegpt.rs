@@ -1,20 +1,26 @@
 use serde_json::{Map, Value};
 
 use crate::Problem;
-use crate::draft::Draft;
+use crate::draft::{Draft, Part, Turn};
 use crate::record::{list, object, text};
 
 /// LLaMA-Factory's sharegpt format: `conversations` of `from` and `value`.
 pub(crate) fn draft(record: &Map<String, Value>) -> Result<Draft, Problem> {
     let mut draft = Draft::default();
     for (message, turn) in list(record, "conversations")?.iter().enumerate() {
-        let place = format!("conversations[{message}]");
-        let turn = object(turn, &place)?;
-        let place = format!("{place}.");
-        let role = role(text(turn, &place, "from")?, message)?;
-        draft.say(role, text(turn, &place, "value")?);
+        draft
+            .turns
+            .push(self::turn(turn, &format!("conversations[{message}]"), message)?);
     }
     Ok(draft)
+}
+
+/// One message, which is number `message` of its conversation.
+pub(crate) fn turn(item: &Value, place: &str, message: usize) -> Result<Turn, Problem> {
+    let (item, place) = (object(item, place)?, format!("{place}."));
+    let role = role(text(item, &place, "from")?, message)?;
+    let parts = vec![Part::Marked(text(item, &place, "value")?.to_owned())];
+    Ok(Turn { role, parts })
 }
 
 fn role(from: &str, message: usize) -> Result<&'static str, Problem> {

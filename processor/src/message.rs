@@ -36,6 +36,11 @@ impl Message {
         }
     }
 
+    /// What is said in it, without its pictures.
+    pub fn said(&self) -> String {
+        self.content.iter().filter_map(Content::as_text).collect()
+    }
+
     /// Number of pictures in it.
     pub fn image_count(&self) -> usize {
         self.content
@@ -48,8 +53,7 @@ impl Message {
     /// `{"type": …}` items.
     pub(crate) fn to_template_value(&self) -> TemplateValue {
         let content = if self.image_count() == 0 {
-            let texts = self.content.iter().filter_map(Content::as_text);
-            TemplateValue::from(texts.collect::<String>())
+            TemplateValue::from(self.said())
         } else {
             self.content.iter().map(Content::to_template_value).collect()
         };

@@ -35,6 +35,33 @@ impl Processor {
         }
     }
 
+    /// The end of what is said in the last answer, which stands at `answer` in `input_ids`: the token from which on the
+    /// turn only ends.
+    ///
+    /// # Errors
+    /// As for [`transcript`](Self::transcript); a token that reaches over the end of what is said.
+    pub fn end_of_speech(
+        &self,
+        messages: &[Message],
+        input_ids: &[u32],
+        answer: &Range<usize>,
+    ) -> Result<usize> {
+        let template = self.require_template()?;
+        let text = template.render(messages, false)?;
+        let piece = answers(template, messages, &text)?
+            .pop()
+            .map_or("", |answer| &text[answer]);
+        let content = messages.last().map(Message::said).unwrap_or_default();
+        let content = content.trim_end();
+        let end = piece.find(content).ok_or(Error::TurnBorder)? + content.len();
+        let said = self.token_ids(&piece[..end], &[], false)?;
+        if input_ids[answer.clone()].starts_with(&said) {
+            Ok(answer.start + said.len())
+        } else {
+            Err(Error::TurnBorder)
+        }
+    }
+
     fn in_pieces(
         &self,
         text: &str,

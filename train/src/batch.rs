@@ -1,4 +1,6 @@
-use lwv_data::{Example, IGNORED};
+use std::ops::Range;
+
+use lwv_data::{Example, IGNORED, PairExample};
 use lwv_model::ModelConfig;
 use lwv_processor::{Grid, Patches, PositionBuilder};
 
@@ -26,6 +28,8 @@ impl<'a> From<&'a Example> for Sequence<'a> {
 }
 
 /// Sequences one after another, without padding, and what is to be predicted.
+///
+/// An image that several sequences show, or one shows again, is there once.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// `[tokens]`.
@@ -34,12 +38,16 @@ pub struct Batch {
     pub lengths: Vec<usize>,
     /// `[axes, tokens]`, row-major.
     pub positions: Vec<i64>,
-    /// Pixels of all images.
+    /// Pixels of all images that differ.
     pub images: Vec<Patches>,
+    /// Which of `images` is shown, in the order of the image tokens.
+    pub shown: Vec<usize>,
     /// Tokens from which something is predicted, ascending.
     pub rows: Vec<u32>,
     /// What is predicted from each of `rows`: the next token.
     pub targets: Vec<u32>,
+    /// The part of `rows` that belongs to each sequence.
+    pub answers: Vec<Range<usize>>,
 }
 
 impl Batch {
@@ -65,13 +73,31 @@ impl Batch {
         Ok(batch)
     }
 
+    /// Joins pairs into a batch: each pair's better answer, then its worse one.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn of_pairs<'a>(
+        config: &ModelConfig,
+        pairs: impl IntoIterator<Item = &'a PairExample>,
+    ) -> Result<Self> {
+        let sequences = pairs.into_iter().flat_map(|pair| {
+            pair.answers.iter().map(|answer| Sequence {
+                input_ids: &answer.input_ids,
+                labels: &answer.labels,
+                images: &pair.images,
+            })
+        });
+        Self::new(config, sequences)
+    }
+
     /// Number of tokens that are predicted.
     pub fn supervised(&self) -> usize {
         self.targets.len()
     }
 
     fn push(&mut self, sequence: Sequence<'_>) {
-        let start = self.input_ids.len();
+        let (start, first) = (self.input_ids.len(), self.rows.len());
         // The first token follows nothing, so its label cannot be learned.
         for (i, label) in sequence.labels.iter().enumerate().skip(1) {
             if *label != IGNORED {
@@ -81,7 +107,14 @@ impl Batch {
         }
         self.input_ids.extend_from_slice(sequence.input_ids);
         self.lengths.push(sequence.input_ids.len());
-        self.images.extend_from_slice(sequence.images);
+        self.answers.push(first..self.rows.len());
+        for image in sequence.images {
+            let known = self.images.iter().position(|known| known == image);
+            self.shown.push(known.unwrap_or(self.images.len()));
+            if known.is_none() {
+                self.images.push(image.clone());
+            }
+        }
     }
 }
 
@@ -112,5 +145,28 @@ mod tests {
         assert_eq!(batch.positions, [0, 1, 2, 0, 1]);
         assert_eq!((batch.rows, batch.targets), (vec![1, 3], vec![3, 5]));
         assert_eq!(batch.lengths, [3, 2]);
+        assert_eq!(batch.answers, [0..1, 1..2]);
+    }
+
+    #[test]
+    fn an_image_of_both_answers_is_there_once() {
+        let config = ModelConfig::from_dir(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny/nested_f32"),
+        )
+        .unwrap();
+        let token = config.image_token_id.unwrap();
+        let image = |value: f32| Patches {
+            grid: Grid { t: 1, h: 2, w: 2 },
+            values: vec![value; 4 * 3 * 2 * 14 * 14],
+        };
+        let (first, second) = ([image(0.0), image(1.0)], [image(1.0)]);
+        let sequence = |input_ids, images| Sequence {
+            input_ids,
+            labels: &[IGNORED; 3],
+            images,
+        };
+        let (two, one) = ([token, token, 5], [token, 5, 6]);
+        let batch = Batch::new(&config, [sequence(&two, &first), sequence(&one, &second)]).unwrap();
+        assert_eq!((batch.images.len(), batch.shown), (2, vec![0, 1, 1]));
     }
 }

@@ -2,21 +2,22 @@ mod desk;
 mod emit;
 mod memory;
 mod plan;
-mod sft;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lwv_train::recipe::{SaveType, SftArgs};
-use lwv_train::{Curve, plot_curves};
+use lwv_train::recipe::{IterDpoArgs, PlanArgs, SaveType, SftArgs};
+use lwv_train::{Curve, Preferred, Supervised, plot_curves};
 
 use desk::Desk;
 
 const EXAMPLES: &str = "\
 Examples:
   lwv-train sft --model ./Qwen2.5-VL-7B-Instruct --dataset data.jsonl --output-dir ./out --finetuning-type lora
+  lwv-train iter-dpo --model ./sft-model --dataset pairs.jsonl --output-dir ./out --finetuning-type lora
   lwv-train plan --recipe train/recipes/longwriter-v-7b-sft.toml --model ./checkpoint --dataset data.jsonl --output-dir ./out
   lwv-train plot steps.jsonl loss.svg
   lwv-train merge ./checkpoint ./out ./merged
@@ -35,11 +36,17 @@ enum Command {
     /// Fine-tunes a checkpoint on conversations
     #[command(after_help = SftArgs::EXAMPLES)]
     Sft(Box<SftArgs>),
-    /// Says how much memory `sft` with the same settings needs, and what would make it fit
-    Plan(Box<SftArgs>),
+    /// Fine-tunes a checkpoint on pairs of answers, of which one is better
+    #[command(
+        after_help = IterDpoArgs::EXAMPLES,
+        mut_arg("learning_rate", |arg| arg.help("Learning rate after warm-up [default: 1e-6]"))
+    )]
+    IterDpo(Box<IterDpoArgs>),
+    /// Says how much memory `sft` or `iter-dpo` with the same settings needs, and what would make it fit
+    Plan(Box<PlanArgs>),
     /// Draws the losses of trainings over their steps
     Plot {
-        /// Files that `sft --metrics` has written
+        /// Files that `--metrics` has written
         #[arg(required = true, value_name = "METRICS")]
         metrics: Vec<PathBuf>,
         /// The picture to write, .svg or .png
@@ -69,7 +76,8 @@ enum Command {
 /// Does what the command line says.
 pub(crate) fn run() -> Result<ExitCode> {
     match Args::parse().command {
-        Command::Sft(args) => sft::run(&args),
+        Command::Sft(args) => train::run::<Supervised>(&args.run, args.resolve()?),
+        Command::IterDpo(args) => train::run::<Preferred>(&args.run, args.resolve()?),
         Command::Plan(args) => plan::run(&args),
         Command::Plot { metrics, out } => {
             let curves = metrics.iter().map(|path| Curve::read(path));

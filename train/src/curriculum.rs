@@ -1,6 +1,6 @@
 use lwv_data::Order;
 
-use crate::recipe::SftRecipe;
+use crate::recipe::TrainingRecipe;
 
 /// Which samples make up which step.
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ pub struct Curriculum {
 
 impl Curriculum {
     /// The curriculum of a recipe over `samples`. The last step of an epoch takes what is left, as in transformers.
-    pub fn new(recipe: &SftRecipe, order: Order, samples: Vec<usize>) -> Self {
+    pub fn new(recipe: &TrainingRecipe, order: Order, samples: Vec<usize>) -> Self {
         let mut curriculum = Self {
             order,
             samples,
@@ -70,7 +70,7 @@ impl Curriculum {
 mod tests {
     use super::*;
 
-    fn curriculum(recipe: SftRecipe) -> Curriculum {
+    fn curriculum(recipe: TrainingRecipe) -> Curriculum {
         let order = Order {
             seed: 3,
             shuffle: !recipe.no_shuffle,
@@ -81,12 +81,12 @@ mod tests {
 
     #[test]
     fn an_epoch_ends_with_what_is_left() {
-        let recipe = SftRecipe {
+        let recipe = TrainingRecipe {
             per_device_train_batch_size: 2,
             gradient_accumulation_steps: 2,
             no_shuffle: true,
             num_train_epochs: 2.0,
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
         let curriculum = curriculum(recipe);
         assert_eq!((curriculum.steps_per_epoch(), curriculum.total_steps()), (3, 6));
@@ -98,9 +98,9 @@ mod tests {
 
     #[test]
     fn going_on_takes_the_same_samples() {
-        let curriculum = curriculum(SftRecipe {
+        let curriculum = curriculum(TrainingRecipe {
             max_steps: Some(20),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         });
         let whole = curriculum.rest_of_epoch(11);
         assert_eq!(

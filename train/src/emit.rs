@@ -9,7 +9,7 @@ use std::path::Path;
 
 use lwv_model::ModelConfig;
 
-use crate::recipe::{EmitEngine, SftRecipe};
+use crate::recipe::{EmitEngine, Recipe, TrainingRecipe};
 use crate::staging::Staging;
 use crate::{Error, Result, Samples};
 
@@ -33,13 +33,13 @@ const DATASET_INFO: &str = "dataset_info.json";
 /// # Errors
 /// A setting, a chat template or a conversation that the other trainer has no equivalent of; a place that is taken by
 /// something else, a file that cannot be read or written.
-pub fn emit(engine: EmitEngine, recipe: &SftRecipe, samples: &Samples, dir: &Path) -> Result<()> {
+pub fn emit(engine: EmitEngine, recipe: &Recipe, samples: &Samples, dir: &Path) -> Result<()> {
     match engine {
-        EmitEngine::LlamaFactory => llamafactory(recipe, samples, dir),
+        EmitEngine::LlamaFactory => llamafactory(&recipe.training, samples, dir),
     }
 }
 
-fn llamafactory(recipe: &SftRecipe, samples: &Samples, dir: &Path) -> Result<()> {
+fn llamafactory(recipe: &TrainingRecipe, samples: &Samples, dir: &Path) -> Result<()> {
     let config = ModelConfig::from_dir(&recipe.model)?;
     refusal::check(recipe, &config, dir)?;
     let chat = Chat::new(&config, samples.encoder.processor())?;
@@ -75,7 +75,7 @@ fn names(tables: &[Table]) -> String {
     names.join(",")
 }
 
-fn readme(recipe: &SftRecipe, samples: &Samples) -> String {
+fn readme(recipe: &TrainingRecipe, samples: &Samples) -> String {
     format!(
         include_str!("emit/readme.md"),
         train = samples.train.len(),
@@ -96,30 +96,26 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::recipe::Stage;
 
     fn fixtures() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
     }
 
-    fn recipe(model: &str) -> SftRecipe {
-        SftRecipe {
+    fn recipe(model: &str) -> TrainingRecipe {
+        TrainingRecipe {
             model: fixtures().join("tiny").join(model),
             dataset: vec![fixtures().join("sft/tiny.jsonl")],
             media_dir: Some(fixtures()),
             output_dir: "trained".into(),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         }
     }
 
-    fn emitted(recipe: &SftRecipe) -> Result<tempfile::TempDir> {
+    fn emitted(recipe: &TrainingRecipe) -> Result<tempfile::TempDir> {
         let dir = tempfile::tempdir().unwrap();
-        let samples = Samples::open(recipe, &AtomicBool::new(false), &|_, _| {})?;
-        emit(
-            EmitEngine::LlamaFactory,
-            recipe,
-            &samples,
-            &dir.path().join("emitted"),
-        )?;
+        let samples = Samples::open(recipe, Stage::Sft, &AtomicBool::new(false), &|_, _| {})?;
+        llamafactory(recipe, &samples, &dir.path().join("emitted"))?;
         Ok(dir)
     }
 
@@ -130,7 +126,7 @@ mod tests {
     #[test]
     fn every_sample_is_there_with_its_pictures() {
         let recipe = recipe("nested_f32");
-        let samples = Samples::open(&recipe, &AtomicBool::new(false), &|_, _| {}).unwrap();
+        let samples = Samples::open(&recipe, Stage::Sft, &AtomicBool::new(false), &|_, _| {}).unwrap();
         let dir = emitted(&recipe).unwrap();
         let lines: Vec<Value> = read(&dir, "sft.jsonl")
             .lines()
@@ -159,7 +155,7 @@ mod tests {
 
     #[test]
     fn held_out_samples_are_a_dataset_of_their_own() {
-        let held_out = SftRecipe {
+        let held_out = TrainingRecipe {
             dataset: vec![fixtures().join("sft/text.jsonl")],
             val_size: 2.0,
             ..recipe("qwen2")
@@ -173,13 +169,13 @@ mod tests {
 
     #[test]
     fn an_older_folder_is_replaced_and_nothing_else() {
-        let text = SftRecipe {
+        let text = TrainingRecipe {
             dataset: vec![fixtures().join("sft/text.jsonl")],
             ..recipe("qwen2")
         };
         let dir = emitted(&text).unwrap();
-        let samples = Samples::open(&text, &AtomicBool::new(false), &|_, _| {}).unwrap();
-        let again = |place: &str| emit(EmitEngine::LlamaFactory, &text, &samples, &dir.path().join(place));
+        let samples = Samples::open(&text, Stage::Sft, &AtomicBool::new(false), &|_, _| {}).unwrap();
+        let again = |place: &str| llamafactory(&text, &samples, &dir.path().join(place));
         again("emitted").unwrap();
         std::fs::create_dir(dir.path().join("data")).unwrap();
         std::fs::write(dir.path().join("data").join(DATASET_INFO), "{}").unwrap();

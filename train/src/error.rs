@@ -54,6 +54,24 @@ pub enum Error {
         /// Where the samples of the batch stand.
         samples: String,
     },
+    /// The reference thinks of a pair what is no number.
+    #[error(
+        "the reference gives a token of `{sample}` the log-probability {value}; look for weights that are no numbers"
+    )]
+    ReferenceNotFinite {
+        /// Where the pair stands.
+        sample: String,
+        /// What it is.
+        value: f64,
+    },
+    /// A pair that the reference was not asked about.
+    #[error(
+        "the reference knows nothing of `{0}`, so a picture has changed since; remove `reference.json` and go on"
+    )]
+    NoReference(String),
+    /// Another process asks the same reference.
+    #[error("`{0}` is being filled by another training; wait for it, or choose another `--reference-cache`")]
+    ReferenceInUse(PathBuf),
     /// A training cannot be gone on with.
     #[error("`{path}`: {message}")]
     Resume {

@@ -2,6 +2,7 @@
 //!
 //! - [`Model`] computes and differentiates what `lwv_model` defines, by the operations of [`TrainingOps`]; [`AdamW`]
 //!   changes its weights, and [`Trainer`] does so step by step over a dataset, with everything that must survive.
+//! - What a training learns is its [`Objective`]: answers ([`Supervised`]), or which of two is better ([`Preferred`]).
 //! - [`Curve`] reads what a training has measured, [`plot_curves`] draws it.
 //! - [`CandleOps`] and [`Network`] run a checkpoint without gradients, as the reference for bundles.
 //! - [`emit()`] writes the files with which another trainer does the same.
@@ -18,6 +19,7 @@ mod curve;
 mod device;
 mod emit;
 mod error;
+mod feature_cache;
 pub mod gguf;
 mod kernels;
 mod merge;
@@ -25,16 +27,20 @@ mod metrics;
 mod model;
 mod moments;
 mod network;
+mod objective;
 mod ops;
 mod parameter;
 mod plan;
+mod preference;
 pub mod recipe;
+mod reference;
 mod samples;
 mod schedule;
 mod selection;
 mod staging;
 mod tape;
 mod tensorboard;
+mod token_weights;
 mod trainer;
 mod training_ops;
 mod training_state;
@@ -52,13 +58,16 @@ pub use emit::emit;
 pub use error::{Error, Result};
 pub use kernels::gradient::Gradient;
 pub use merge::merge;
-pub use metrics::{MetricsFile, StepMetrics};
+pub(crate) use metrics::EvaluationMetrics;
+pub use metrics::{MetricsFile, PreferenceMetrics, StepMetrics};
 pub use model::Model;
 pub use network::Network;
+pub use objective::{Objective, PairSums, Preferred, Preparation, Share, Supervised};
 pub use ops::CandleOps;
 pub use parameter::{LowRankPair, Parameter, Part};
 pub use plan::{Load, MemoryPlan};
-pub use samples::{Samples, Shortage};
+pub use preference::{Judgement, PreferenceLoss, PreferenceLossType, Scores};
+pub use samples::{Measure, Samples, Shortage};
 pub use schedule::{Schedule, SchedulerType};
 pub use selection::{Lora, Selection, factor_names, trained};
 pub use staging::Staging;

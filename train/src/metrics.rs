@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::staging::write_atomically;
 
-/// What one optimizer step of fine-tuning did.
+use crate::Share;
+
+/// What one optimizer step did.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// The step, from 1.
     pub step: usize,
-    /// Mean loss of the step's learned tokens, in nats.
+    /// Mean loss of the step's learned tokens, in nats, or of its pairs.
     pub loss: f64,
     /// Norm of the gradients before clipping.
     pub grad_norm: f64,
@@ -22,6 +24,79 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Seconds that the step took.
     pub seconds: f64,
+    /// What is told of pairs.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceMetrics>,
+}
+
+/// Means over pairs of answers, log-probabilities and rewards being those of whole answers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PreferenceMetrics {
+    /// Share of the pairs whose better answer has the higher reward.
+    pub reward_accuracy: f64,
+    /// Reward of the better answer less that of the worse one.
+    pub reward_margin: f64,
+    /// Reward of the better answer: β times how much its log-probability has grown.
+    pub reward_chosen: f64,
+    /// Reward of the worse answer.
+    pub reward_rejected: f64,
+    /// Log-probability of the better answer, in nats.
+    pub logp_chosen: f64,
+    /// Log-probability of the worse answer, in nats.
+    pub logp_rejected: f64,
+}
+
+impl PreferenceMetrics {
+    /// All of them with their names.
+    pub fn named(&self) -> [(&'static str, f64); 6] {
+        [
+            ("reward_accuracy", self.reward_accuracy),
+            ("reward_margin", self.reward_margin),
+            ("reward_chosen", self.reward_chosen),
+            ("reward_rejected", self.reward_rejected),
+            ("logp_chosen", self.logp_chosen),
+            ("logp_rejected", self.logp_rejected),
+        ]
+    }
+}
+
+/// What the held-out samples were measured to be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct EvaluationMetrics {
+    step: usize,
+    eval_loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eval_tokens: Option<usize>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pairs: Option<EvaluatedPairs>,
+}
+
+/// The same of pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct EvaluatedPairs {
+    eval_pairs: usize,
+    eval_reward_accuracy: f64,
+    eval_reward_margin: f64,
+    eval_logp_chosen: f64,
+    eval_logp_rejected: f64,
+}
+
+impl EvaluationMetrics {
+    pub(crate) fn new(step: usize, sums: &Share) -> Self {
+        let pairs = sums.pairs.metrics().map(|means| EvaluatedPairs {
+            eval_pairs: sums.pairs.count,
+            eval_reward_accuracy: means.reward_accuracy,
+            eval_reward_margin: means.reward_margin,
+            eval_logp_chosen: means.logp_chosen,
+            eval_logp_rejected: means.logp_rejected,
+        });
+        Self {
+            step,
+            eval_loss: sums.mean(),
+            eval_tokens: pairs.is_none().then_some(sums.divisor as usize),
+            pairs,
+        }
+    }
 }
 
 /// A file with one JSON object a step. A line is handed to the system when it is appended.
@@ -100,6 +175,7 @@ mod tests {
             learning_rate: 1e-5,
             tokens: 10,
             seconds: 0.5,
+            preference: None,
         }
     }
 
@@ -128,5 +204,23 @@ mod tests {
         let line = serde_json::to_string(&metrics(1)).unwrap();
         let expected = "{\"step\":1,\"loss\":1.5,\"grad_norm\":0.25,\"learning_rate\":0.00001,\"tokens\":10,\"seconds\":0.5}";
         assert_eq!(line, expected);
+        let preference = PreferenceMetrics {
+            reward_accuracy: 1.0,
+            reward_margin: 0.5,
+            reward_chosen: 0.25,
+            reward_rejected: -0.25,
+            logp_chosen: -9.0,
+            logp_rejected: -11.0,
+        };
+        let told = StepMetrics {
+            preference: Some(preference),
+            ..metrics(1)
+        };
+        let line = serde_json::to_string(&told).unwrap();
+        let names = preference
+            .named()
+            .map(|(name, value)| format!(",\"{name}\":{value:?}"));
+        assert_eq!(line, expected.replace('}', "") + &names.concat() + "}");
+        assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), told);
     }
 }

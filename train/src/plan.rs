@@ -1,7 +1,7 @@
 use lwv_model::{ModelConfig, TextConfig, expected_weights};
 use serde::Serialize;
 
-use crate::recipe::{ComputeType, DeviceType, FinetuningType, OptimizerOffload, SftRecipe};
+use crate::recipe::{ComputeType, DeviceType, FinetuningType, OptimizerOffload, TrainingRecipe};
 use crate::trainer::{is_offloaded, selection};
 use crate::{Part, Result, Samples};
 
@@ -51,27 +51,27 @@ impl Load {
     ///
     /// # Errors
     /// A sample that cannot be read.
-    pub fn of(recipe: &SftRecipe, samples: &Samples) -> Result<Self> {
+    pub fn of(recipe: &TrainingRecipe, samples: &Samples) -> Result<Self> {
         let mut used: Vec<usize> = samples.train.clone();
-        used.sort_by_key(|&sample| std::cmp::Reverse(samples.lengths[sample]));
+        used.sort_by_key(|&sample| std::cmp::Reverse(samples.measures[sample].tokens));
         let mut load = Self {
             tokens: 0,
             patches: 0,
         };
         for &sample in used.iter().take(recipe.per_device_train_batch_size) {
-            load.tokens += samples.lengths[sample];
-            load.patches += samples.encoder.patch_count(&samples.dataset.get(sample)?)?;
+            load.tokens += samples.measures[sample].tokens;
+            load.patches += samples.encoder.patch_count(&samples.conversation(sample)?)?;
         }
         Ok(load)
     }
 }
 
 /// What changes one setting.
-type Change = fn(&mut SftRecipe);
+type Change = fn(&mut TrainingRecipe);
 
 impl MemoryPlan {
     /// The plan of a training of a model with `config`.
-    pub fn new(recipe: &SftRecipe, config: &ModelConfig, load: Load) -> Self {
+    pub fn new(recipe: &TrainingRecipe, config: &ModelConfig, load: Load) -> Self {
         let selection = selection(recipe, None);
         let (mut all, mut trained) = (0, 0);
         for (name, shape) in expected_weights(config) {
@@ -126,7 +126,7 @@ impl MemoryPlan {
     }
 
     /// What would make the training fit, most effective first, as settings of the command line.
-    pub fn advice(recipe: &SftRecipe, config: &ModelConfig, load: Load) -> Vec<(String, u64)> {
+    pub fn advice(recipe: &TrainingRecipe, config: &ModelConfig, load: Load) -> Vec<(String, u64)> {
         let changes: [(&str, Change); 4] = [
             ("--recompute", |recipe| recipe.recompute = true),
             ("--optimizer-offload disk", |recipe| {
@@ -200,20 +200,20 @@ mod tests {
 
     #[test]
     fn the_parts_follow_the_recipe() {
-        let full = MemoryPlan::new(&SftRecipe::default(), &config(), LOAD);
+        let full = MemoryPlan::new(&TrainingRecipe::default(), &config(), LOAD);
         assert_eq!(full.all_parameters, 134_515_008);
         assert_eq!((full.trained_parameters, full.moments), (134_515_008, 0));
         assert_eq!(full.moments_on_disk, 8 * 134_515_008);
-        let kept = SftRecipe {
+        let kept = TrainingRecipe {
             recompute: false,
             optimizer_offload: OptimizerOffload::None,
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
         let kept = MemoryPlan::new(&kept, &config(), LOAD);
         assert!(kept.activations > 10 * full.activations && kept.moments > 0);
-        let lora = SftRecipe {
+        let lora = TrainingRecipe {
             finetuning_type: FinetuningType::Lora,
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
         let lora = MemoryPlan::new(&lora, &config(), LOAD);
         assert!(lora.trained_parameters < 3_000_000 && lora.peak < full.peak);
@@ -221,9 +221,9 @@ mod tests {
 
     #[test]
     fn advice_names_settings_that_help() {
-        let recipe = SftRecipe {
+        let recipe = TrainingRecipe {
             recompute: false,
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
         let peak = MemoryPlan::new(&recipe, &config(), LOAD).peak;
         let advice = MemoryPlan::advice(&recipe, &config(), LOAD);

@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
-use lwv_data::{Dataset, Encoder, EncoderSettings, LengthGrouping, Order, Validation, split};
+use lwv_data::{Conversation, Dataset, Encoder, EncoderSettings, LengthGrouping, Order, Validation, split};
 use lwv_processor::Processor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::recipe::SftRecipe;
+use crate::recipe::{Stage, TrainingRecipe};
 use crate::staging::write_atomically;
 use crate::{Error, Result};
 
@@ -23,12 +23,27 @@ pub struct Samples {
     pub train: Vec<usize>,
     /// Samples that are measured with.
     pub held_out: Vec<usize>,
-    /// Tokens of every sample of the dataset; 0 where it cannot be used.
-    pub lengths: Vec<usize>,
+    /// What is known of every sample of the dataset; no tokens where it cannot be used.
+    pub measures: Vec<Measure>,
     /// What was left out.
     pub shortage: Shortage,
+    /// Whether samples are conversations or pairs.
+    pub stage: Stage,
+    /// Names, sizes and times of the files, and what else the numbers of tokens depend on.
+    pub(crate) key: String,
     /// SHA-256 of the names, sizes and lengths in tokens of the data.
     pub fingerprint: String,
+}
+
+/// What is known of a sample before it is encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Tokens of all its sequences: one, or two of a pair.
+    pub tokens: usize,
+    /// Tokens of the longest one.
+    pub longest: usize,
+    /// How much it counts among others.
+    pub weight: f64,
 }
 
 /// Samples that were left out.
@@ -45,7 +60,7 @@ pub struct Shortage {
 struct Lengths {
     /// Names, sizes and times of the files, and what else the numbers depend on.
     key: String,
-    tokens: Vec<usize>,
+    measures: Vec<Measure>,
     unusable: Vec<String>,
 }
 
@@ -70,14 +85,15 @@ impl Lengths {
 }
 
 impl Samples {
-    /// Opens the recipe's datasets and counts their tokens, calling `progress` with samples done and in all. Counting
+    /// Opens the recipe's datasets, of conversations or pairs as `stage` says, and counts their tokens, calling `progress` with samples done and in all. Counting
     /// stops with [`Error::Interrupted`] when `cancelled` is set.
     ///
     /// # Errors
     /// A dataset or processor that cannot be used; with `strict`, a sample that cannot; nothing left to train or to
     /// evaluate on.
     pub fn open(
-        recipe: &SftRecipe,
+        recipe: &TrainingRecipe,
+        stage: Stage,
         cancelled: &AtomicBool,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
@@ -95,11 +111,12 @@ impl Samples {
             mask_history: recipe.mask_history,
         };
         let encoder = Arc::new(Encoder::new(Processor::from_dir(&recipe.model)?, settings));
-        let key = key(&dataset, recipe);
+        let key = format!("{stage:?} {}", key(&dataset, recipe));
         let lengths = match Lengths::read(&recipe.output_dir, &key) {
             Some(lengths) => lengths,
             None => {
-                let lengths = count(&dataset, &encoder, key, cancelled, progress)?;
+                let measure = |sample| measure(stage, &dataset, &encoder, sample);
+                let lengths = count(dataset.len(), &measure, key, cancelled, progress)?;
                 // A plan makes no folder.
                 if recipe.output_dir.exists() {
                     lengths.write(&recipe.output_dir)?;
@@ -107,19 +124,20 @@ impl Samples {
                 lengths
             }
         };
-        Self::select(recipe, dataset, first_held_out, encoder, lengths)
+        Self::select(recipe, stage, dataset, first_held_out, encoder, lengths)
     }
 
     /// `first_held_out` is the first sample that comes from the recipe's `eval-dataset`.
     fn select(
-        recipe: &SftRecipe,
+        recipe: &TrainingRecipe,
+        stage: Stage,
         dataset: Arc<Dataset>,
         first_held_out: usize,
         encoder: Arc<Encoder>,
         lengths: Lengths,
     ) -> Result<Self> {
         let limit = recipe.max_length.unwrap_or(usize::MAX);
-        let all = lengths.tokens.iter().copied().enumerate();
+        let all = lengths.measures.iter().map(|measure| measure.longest).enumerate();
         let too_long: Vec<(usize, usize)> = all.clone().filter(|(_, tokens)| *tokens > limit).collect();
         let shortage = Shortage {
             too_long,
@@ -148,21 +166,23 @@ impl Samples {
         Ok(Self {
             train: train.into_iter().map(|place| usable[place]).collect(),
             held_out,
-            fingerprint: fingerprint(&dataset, &lengths.tokens),
-            lengths: lengths.tokens,
+            fingerprint: fingerprint(&dataset, &lengths.measures),
+            measures: lengths.measures,
             dataset,
             encoder,
             shortage,
+            stage,
+            key: lengths.key,
         })
     }
 
     /// The order in which samples are taken.
-    pub fn order(&self, recipe: &SftRecipe) -> Order {
+    pub fn order(&self, recipe: &TrainingRecipe) -> Order {
         Order {
             seed: recipe.seed,
             shuffle: !recipe.no_shuffle,
             grouping: recipe.group_by_length.then(|| LengthGrouping {
-                lengths: self.lengths.clone(),
+                lengths: self.measures.iter().map(|measure| measure.tokens).collect(),
                 batch_size: recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps,
             }),
         }
@@ -171,7 +191,26 @@ impl Samples {
     /// Tokens of the longest sample that is used.
     pub fn longest(&self) -> usize {
         let used = self.train.iter().chain(&self.held_out);
-        used.map(|&sample| self.lengths[sample]).max().unwrap_or(0)
+        used.map(|&sample| self.measures[sample].longest)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Mean weight of the samples that are trained on.
+    pub fn mean_weight(&self) -> f64 {
+        let weights = self.train.iter().map(|&sample| self.measures[sample].weight);
+        weights.sum::<f64>() / self.train.len().max(1) as f64
+    }
+
+    /// A sample as a conversation: of a pair, the one with the better answer.
+    ///
+    /// # Errors
+    /// A sample that cannot be read.
+    pub fn conversation(&self, sample: usize) -> Result<Conversation> {
+        Ok(match self.stage {
+            Stage::Sft => self.dataset.get(sample)?,
+            Stage::IterDpo => self.dataset.pair(sample)?.chosen,
+        })
     }
 }
 
@@ -195,44 +234,64 @@ impl Shortage {
     }
 }
 
+fn measure(stage: Stage, dataset: &Dataset, encoder: &Encoder, sample: usize) -> lwv_data::Result<Measure> {
+    match stage {
+        Stage::Sft => {
+            let tokens = encoder.token_count(&dataset.get(sample)?)?;
+            Ok(Measure {
+                tokens,
+                longest: tokens,
+                weight: 1.0,
+            })
+        }
+        Stage::IterDpo => {
+            let pair = dataset.pair(sample)?;
+            let [chosen, rejected] = encoder.pair_token_counts(&pair)?;
+            Ok(Measure {
+                tokens: chosen + rejected,
+                longest: chosen.max(rejected),
+                weight: pair.weight,
+            })
+        }
+    }
+}
+
 fn count(
-    dataset: &Dataset,
-    encoder: &Encoder,
+    samples: usize,
+    measure: &(dyn Fn(usize) -> lwv_data::Result<Measure> + Sync),
     key: String,
     cancelled: &AtomicBool,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Lengths> {
     let done = AtomicUsize::new(0);
-    let tokens = |sample: usize| -> Result<std::result::Result<usize, String>> {
+    let measure = |sample: usize| -> Result<std::result::Result<Measure, String>> {
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let tokens = dataset
-            .get(sample)
-            .and_then(|conversation| encoder.token_count(&conversation));
-        progress(done.fetch_add(1, Ordering::Relaxed) + 1, dataset.len());
-        match tokens {
+        let measured = measure(sample);
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, samples);
+        match measured {
             Err(error) if !error.is_of_sample() => Err(error.into()),
             other => Ok(other.map_err(|error| error.to_string())),
         }
     };
-    let counted: Vec<_> = (0..dataset.len())
-        .into_par_iter()
-        .map(tokens)
-        .collect::<Result<_>>()?;
+    let counted: Vec<_> = (0..samples).into_par_iter().map(measure).collect::<Result<_>>()?;
     let unusable = counted
         .iter()
-        .filter_map(|tokens| tokens.as_ref().err().cloned())
+        .filter_map(|measured| measured.as_ref().err().cloned())
         .collect();
     Ok(Lengths {
         key,
-        tokens: counted.into_iter().map(|tokens| tokens.unwrap_or(0)).collect(),
+        measures: counted
+            .into_iter()
+            .map(|measured| measured.unwrap_or_default())
+            .collect(),
         unusable,
     })
 }
 
 /// What the numbers of tokens depend on. Files go in by name, size and time, so that nothing is read.
-fn key(dataset: &Dataset, recipe: &SftRecipe) -> String {
+fn key(dataset: &Dataset, recipe: &TrainingRecipe) -> String {
     let model = |name: &str| recipe.model.join(name);
     let processor = [
         model("tokenizer.json"),
@@ -260,15 +319,16 @@ fn stamp(path: &PathBuf) -> String {
     format!("{} {} {nanoseconds}", path.display(), metadata.len())
 }
 
-fn fingerprint(dataset: &Dataset, lengths: &[usize]) -> String {
+fn fingerprint(dataset: &Dataset, measures: &[Measure]) -> String {
     let mut digest = Sha256::new();
     for path in dataset.paths() {
         let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         digest.update(format!("{name} {size}\n"));
     }
-    for tokens in lengths {
-        digest.update(tokens.to_le_bytes());
+    for measure in measures {
+        digest.update(measure.tokens.to_le_bytes());
+        digest.update(measure.weight.to_le_bytes());
     }
     digest
         .finalize()

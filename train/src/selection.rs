@@ -69,7 +69,7 @@ impl Selection {
     /// Loads the weights of `checkpoint` onto `device`, to compute in `dtype`.
     ///
     /// # Errors
-    /// A weight that cannot be read, an adapter that does not fit, or nothing that would be trained.
+    /// A weight that cannot be read, or an adapter that does not fit.
     pub fn load(
         &self,
         checkpoint: &Checkpoint,
@@ -104,9 +104,6 @@ impl Selection {
                 _ => parameter,
             };
             parameters.insert(name, Rc::new(parameter));
-        }
-        if trained(&parameters).next().is_none() {
-            return Err(Error::NothingToTrain);
         }
         Ok(parameters)
     }

@@ -8,20 +8,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Device};
 use lwv_model::{Checkpoint, ModelConfig};
 
-use crate::recipe::{ComputeType, FinetuningType, OptimizerOffload, SaveType, SftRecipe};
+use crate::recipe::{ComputeType, FinetuningType, OptimizerOffload, Recipe, SaveType, TrainingRecipe};
 use crate::staging::tidy;
 use crate::{
-    AdamW, AdamWSettings, Curriculum, Error, EventWriter, Lora, MetricsFile, Model, Part, Result, Samples,
-    Schedule, Selection, Shortage, StepMetrics, TrainingState, open_device, trained,
+    AdamW, AdamWSettings, Curriculum, Error, EventWriter, Lora, MetricsFile, Model, Objective, Part,
+    Preparation, Result, Samples, Schedule, Selection, Share, Shortage, StepMetrics, TrainingState,
+    open_device, trained,
 };
 
 /// Moments larger than this are kept on disk on the CPU, unless the recipe says otherwise: there they cost little time
 /// and half of what training needs in memory.
 const OFFLOADED_BYTES: usize = 256 << 20;
 
-/// A training: a recipe, a model, samples, and where it stands.
-pub struct Trainer {
-    recipe: SftRecipe,
+/// A training: a recipe, what it is to learn, a model, samples, and where it stands.
+pub struct Trainer<O> {
+    recipe: Recipe,
+    objective: O,
     /// The checkpoint that training started from: what is written has its layout, types and side files. It is not the
     /// one that training goes on from, which may be removed meanwhile.
     base: Checkpoint,
@@ -42,12 +44,14 @@ pub struct Trainer {
 pub enum Event<'a> {
     /// Samples whose tokens are counted, and in all.
     Counted(usize, usize),
+    /// Pairs that the reference was asked about, and in all.
+    Referenced(usize, usize),
     /// The training begins: steps that are done, steps in all, and samples that were left out.
     Started(usize, usize, &'a Shortage),
     /// A step is done.
     Stepped(&'a StepMetrics),
-    /// The held-out samples were measured: step (0 before the first) and mean loss.
-    Evaluated(usize, f64),
+    /// The held-out samples were measured: step (0 before the first) and what they add up to.
+    Evaluated(usize, &'a Share),
     /// A sample was left out, and why.
     LeftOut(String),
     /// A checkpoint or the trained model was written.
@@ -74,41 +78,50 @@ pub struct Outcome {
     pub left_out: usize,
 }
 
-impl Trainer {
+impl<O: Objective> Trainer<O> {
     /// Prepares a training; with `resume`, goes on from that checkpoint. When `cancelled` is set, the training saves
     /// a checkpoint and ends.
     ///
     /// # Errors
     /// A model, dataset or device that cannot be used; a resume with another recipe or other samples.
     pub fn open(
-        recipe: SftRecipe,
+        recipe: Recipe,
         resume: Option<&Path>,
         metrics: Option<&Path>,
         cancelled: Arc<AtomicBool>,
         watch: &Watch<'_>,
     ) -> Result<Self> {
+        let training = &recipe.training;
         if resume.is_none() {
-            refuse_used(&recipe.output_dir)?;
+            refuse_used(&training.output_dir)?;
         }
-        refuse_own(&recipe)?;
-        std::fs::create_dir_all(&recipe.output_dir).map_err(Error::io(&recipe.output_dir))?;
-        tidy(&recipe.output_dir, "checkpoint-")?;
+        refuse_own(training)?;
+        std::fs::create_dir_all(&training.output_dir).map_err(Error::io(&training.output_dir))?;
+        tidy(&training.output_dir, "checkpoint-")?;
         if let Some(dir) = resume {
             check_recipe(dir, &recipe)?;
         }
-        let samples = Samples::open(&recipe, &cancelled, &|done, all| watch(Event::Counted(done, all)))?;
-        let curriculum = Curriculum::new(&recipe, samples.order(&recipe), samples.train.clone());
+        let counted = |done, all| watch(Event::Counted(done, all));
+        let samples = Samples::open(training, recipe.stage(), &cancelled, &counted)?;
+        let curriculum = Curriculum::new(training, samples.order(training), samples.train.clone());
         let total_steps = curriculum.total_steps();
         let schedule = Schedule::new(
-            recipe.lr_scheduler_type,
-            recipe.warmup_steps,
-            recipe.warmup_ratio,
+            training.lr_scheduler_type,
+            training.warmup_steps,
+            training.warmup_ratio,
             total_steps,
         );
-        let base = Checkpoint::open(&recipe.model)?;
+        let base = Checkpoint::open(&training.model)?;
+        let objective = O::prepare(&Preparation {
+            recipe: &recipe,
+            samples: &samples,
+            base: &base,
+            cancelled: &cancelled,
+            watch,
+        })?;
         let model = load(&recipe, &base, resume)?;
-        let mut optimizer = optimizer(&recipe, &model)?;
-        let mut state = new_state(&recipe, &samples, total_steps);
+        let mut optimizer = optimizer(training, &model)?;
+        let mut state = new_state(training, &samples, total_steps);
         if let Some(dir) = resume {
             state = resumed(dir, state)?;
             state.restore(dir, &mut optimizer)?;
@@ -117,14 +130,15 @@ impl Trainer {
         let metrics = metrics
             .map(|path| MetricsFile::open(path, resumed_step))
             .transpose()?;
-        let events = recipe
+        let events = training
             .logging_dir
             .as_deref()
             .map(EventWriter::create)
             .transpose()?;
-        recipe.save(&recipe.output_dir.join(SftRecipe::FILE))?;
+        recipe.save(&training.output_dir.join(Recipe::FILE))?;
         Ok(Self {
             recipe,
+            objective,
             base,
             model,
             samples,
@@ -151,7 +165,7 @@ impl Trainer {
         let mut outcome = Outcome {
             step: self.state.global_step,
             interrupted: false,
-            output: self.recipe.output_dir.clone(),
+            output: self.recipe.training.output_dir.clone(),
             loss: None,
             best_eval_loss: None,
             left_out: self.samples.shortage.too_long.len() + self.samples.shortage.unusable.len(),
@@ -179,7 +193,7 @@ impl Trainer {
 }
 
 /// What the recipe says is trained.
-pub(crate) fn selection(recipe: &SftRecipe, start: Option<&Path>) -> Selection {
+pub(crate) fn selection(recipe: &TrainingRecipe, start: Option<&Path>) -> Selection {
     let parts = [
         (recipe.freeze_vision_tower, Part::VisionTower),
         (recipe.freeze_multi_modal_projector, Part::Projector),
@@ -205,29 +219,61 @@ pub(crate) fn selection(recipe: &SftRecipe, start: Option<&Path>) -> Selection {
 
 /// The model with the weights of `base`, or of the checkpoint that training goes on from, where those are whole: in
 /// fewer bits than the base's, frozen weights would not be what they were. Trained ones are then in its state.
-fn load(recipe: &SftRecipe, base: &Checkpoint, resume: Option<&Path>) -> Result<Model> {
-    let device = device(recipe)?;
-    let dtype = match recipe.dtype {
-        ComputeType::F32 => DType::F32,
-        ComputeType::Bf16 => DType::BF16,
-        ComputeType::Auto if device.is_cpu() => DType::F32,
-        ComputeType::Auto => DType::BF16,
-    };
-    let config = ModelConfig::from_dir(&recipe.model)?;
-    base.check(&config)?;
-    let is_whole = matches!(recipe.save_dtype, SaveType::Auto | SaveType::F32);
+fn load(recipe: &Recipe, base: &Checkpoint, resume: Option<&Path>) -> Result<Model> {
+    let training = &recipe.training;
+    let is_whole = matches!(training.save_dtype, SaveType::Auto | SaveType::F32);
     let saved = match resume {
-        Some(dir) if recipe.finetuning_type == FinetuningType::Full && is_whole => {
+        Some(dir) if training.finetuning_type == FinetuningType::Full && is_whole => {
             Some(Checkpoint::open(dir)?)
         }
         _ => None,
     };
     let weights = saved.as_ref().unwrap_or(base);
-    let parameters = selection(recipe, resume).load(weights, &config, &device, dtype)?;
-    Ok(Model::new(config, parameters, device, dtype, recipe.recompute))
+    let model = load_selected(recipe, weights, &selection(training, resume))?;
+    if trained(model.parameters()).next().is_none() {
+        return Err(Error::NothingToTrain);
+    }
+    Ok(model)
 }
 
-fn device(recipe: &SftRecipe) -> Result<Device> {
+/// The model that training starts from, with nothing to train: with a LoRA, its adapter is switched off, unless training
+/// goes on with one that was there before.
+pub(crate) fn load_reference(recipe: &Recipe, base: &Checkpoint) -> Result<Model> {
+    let start = selection(&recipe.training, None);
+    let frozen = Selection {
+        frozen: vec![Part::VisionTower, Part::Projector, Part::LanguageModel],
+        lora: None,
+    };
+    let adapted = start.lora.as_ref().is_some_and(|lora| lora.start.is_some());
+    load_selected(recipe, base, if adapted { &start } else { &frozen })
+}
+
+fn load_selected(recipe: &Recipe, weights: &Checkpoint, selection: &Selection) -> Result<Model> {
+    let training = &recipe.training;
+    let device = device(training)?;
+    let dtype = compute_type(training, &device);
+    let config = ModelConfig::from_dir(&training.model)?;
+    weights.check(&config)?;
+    let parameters = selection.load(weights, &config, &device, dtype)?;
+    let model = Model::new(config, parameters, device, dtype, training.recompute);
+    Ok(match &recipe.preference {
+        None => model,
+        Some(preference) => model.with_feature_cache(preference.vision_cache_mib << 20),
+    })
+}
+
+/// What the network computes in.
+pub(crate) fn compute_type(recipe: &TrainingRecipe, device: &Device) -> DType {
+    match recipe.dtype {
+        ComputeType::F32 => DType::F32,
+        ComputeType::Bf16 => DType::BF16,
+        ComputeType::Auto if device.is_cpu() => DType::F32,
+        ComputeType::Auto => DType::BF16,
+    }
+}
+
+/// Where the network computes.
+pub(crate) fn device(recipe: &TrainingRecipe) -> Result<Device> {
     use crate::recipe::DeviceType;
     match recipe.device {
         DeviceType::Cpu => Ok(Device::Cpu),
@@ -236,7 +282,7 @@ fn device(recipe: &SftRecipe) -> Result<Device> {
     }
 }
 
-fn optimizer(recipe: &SftRecipe, model: &Model) -> Result<AdamW> {
+fn optimizer(recipe: &TrainingRecipe, model: &Model) -> Result<AdamW> {
     let settings = AdamWSettings {
         beta1: recipe.adam_beta1,
         beta2: recipe.adam_beta2,
@@ -253,7 +299,7 @@ fn optimizer(recipe: &SftRecipe, model: &Model) -> Result<AdamW> {
 }
 
 /// Whether the moments of so many numbers are kept on disk, where training runs on the CPU.
-pub(crate) fn is_offloaded(recipe: &SftRecipe, elements: usize) -> bool {
+pub(crate) fn is_offloaded(recipe: &TrainingRecipe, elements: usize) -> bool {
     match recipe.optimizer_offload {
         OptimizerOffload::Auto => 8 * elements > OFFLOADED_BYTES,
         OptimizerOffload::None => false,
@@ -261,7 +307,7 @@ pub(crate) fn is_offloaded(recipe: &SftRecipe, elements: usize) -> bool {
     }
 }
 
-fn new_state(recipe: &SftRecipe, samples: &Samples, max_steps: usize) -> TrainingState {
+fn new_state(recipe: &TrainingRecipe, samples: &Samples, max_steps: usize) -> TrainingState {
     TrainingState {
         global_step: 0,
         epoch: 0.0,
@@ -288,7 +334,7 @@ fn refuse_used(output_dir: &Path) -> Result<()> {
 }
 
 /// Refuses to put the trained model in the place of the one that training starts from.
-fn refuse_own(recipe: &SftRecipe) -> Result<()> {
+fn refuse_own(recipe: &TrainingRecipe) -> Result<()> {
     let starts = [Some(&recipe.model), recipe.adapter.as_ref()];
     let output = recipe.output_dir.canonicalize().ok();
     for start in starts.into_iter().flatten() {
@@ -305,8 +351,8 @@ fn refuse_own(recipe: &SftRecipe) -> Result<()> {
 }
 
 /// Refuses to go on with another recipe than the checkpoint's.
-fn check_recipe(dir: &Path, recipe: &SftRecipe) -> Result<()> {
-    let saved = SftRecipe::load(&dir.join(SftRecipe::FILE))?;
+fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
+    let saved = Recipe::load(&dir.join(Recipe::FILE))?;
     let differences = saved.differences(recipe)?;
     let Some(first) = differences.first() else {
         return Ok(());

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use lwv_train::recipe::{SaveStrategy, SftRecipe};
-use lwv_train::{Curve, Outcome, Samples, Trainer};
+use lwv_train::recipe::{Recipe, SaveStrategy, Stage, TrainingRecipe};
+use lwv_train::{Curve, Outcome, Samples, Supervised, Trainer};
 
 /// Three samples; none may be drawn for both sides.
 const SAMPLES: [&str; 3] = [
@@ -28,8 +28,8 @@ impl Folder {
         path
     }
 
-    fn recipe(&self, train: &[&str], held_out: &[&str]) -> SftRecipe {
-        SftRecipe {
+    fn recipe(&self, train: &[&str], held_out: &[&str]) -> TrainingRecipe {
+        TrainingRecipe {
             model: Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny/llama"),
             dataset: vec![self.file("train.jsonl", train)],
             eval_dataset: vec![self.file("held-out.jsonl", held_out)],
@@ -38,20 +38,24 @@ impl Folder {
             per_device_train_batch_size: 8,
             max_steps: Some(2),
             learning_rate: 1e-2,
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         }
     }
 
-    fn train(&self, recipe: SftRecipe) -> (Outcome, Curve) {
+    fn train(&self, recipe: TrainingRecipe) -> (Outcome, Curve) {
         let metrics = self.0.path().join("steps.jsonl");
         let cancelled = Arc::new(AtomicBool::new(false));
-        let trainer = Trainer::open(recipe, None, Some(&metrics), cancelled, &|_| ()).unwrap();
+        let recipe = Recipe {
+            training: recipe,
+            preference: None,
+        };
+        let trainer = Trainer::<Supervised>::open(recipe, None, Some(&metrics), cancelled, &|_| ()).unwrap();
         (trainer.run(&|_| ()).unwrap(), Curve::read(&metrics).unwrap())
     }
 }
 
-fn open(recipe: &SftRecipe) -> Result<Samples, String> {
-    Samples::open(recipe, &AtomicBool::new(false), &|_, _| ()).map_err(|error| error.to_string())
+fn open(recipe: &TrainingRecipe) -> Result<Samples, String> {
+    Samples::open(recipe, Stage::Sft, &AtomicBool::new(false), &|_, _| ()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -78,7 +82,7 @@ fn nothing_to_evaluate_on_is_an_error() {
 #[test]
 fn the_first_evaluation_comes_before_the_first_step() {
     let folder = Folder::new();
-    let recipe = SftRecipe {
+    let recipe = TrainingRecipe {
         eval_steps: Some(1),
         ..folder.recipe(&SAMPLES, &SAMPLES)
     };
@@ -97,7 +101,7 @@ fn the_first_evaluation_comes_before_the_first_step() {
 #[test]
 fn what_training_starts_from_is_not_the_best() {
     let folder = Folder::new();
-    let recipe = SftRecipe {
+    let recipe = TrainingRecipe {
         learning_rate: 10.0,
         ..folder.recipe(&SAMPLES, &SAMPLES)
     };

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use lwv_model::{Checkpoint, Logits};
 use lwv_processor::Processor;
-use lwv_train::Network;
-use lwv_train::recipe::SftRecipe;
+use lwv_train::recipe::Recipe;
+use lwv_train::{Measure, Network};
 use serde_json::Value;
 use training::{Run, Training, contents, copy_folder, names, tiny};
 
@@ -74,7 +74,7 @@ fn checkpoints_are_like_their_base() {
         );
         let last = training.metrics().pop().unwrap();
         assert_eq!(summary["loss"], last["loss"]);
-        let recipe = SftRecipe::load(&training.out("recipe.json")).unwrap();
+        let recipe = Recipe::load(&training.out("recipe.json")).unwrap().training;
         assert_eq!((recipe.max_steps, recipe.learning_rate), (Some(3), 1e-2));
         // Nothing to go on from is part of the model.
         for name in ["trainer_state.json", "optimizer.safetensors"] {
@@ -290,8 +290,9 @@ fn a_trained_model_can_be_trained_further() {
 fn long_samples_are_left_out_and_counted() {
     let all = Training::of("nested_f32", "--num-train-epochs 1");
     all.finish("");
-    let lengths: Vec<usize> =
-        serde_json::from_value(read(&all.out("lengths.json"))["tokens"].take()).unwrap();
+    let measures = read(&all.out("lengths.json"))["measures"].take();
+    let measures: Vec<Measure> = serde_json::from_value(measures).unwrap();
+    let lengths: Vec<usize> = measures.iter().map(|measure| measure.tokens).collect();
     let mut sorted = lengths.clone();
     sorted.sort_unstable();
     assert_eq!(all.steps_done(), sorted.len());

@@ -2,7 +2,7 @@ use std::io::IsTerminal;
 use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lwv_train::{Event, Shortage, StepMetrics};
+use lwv_train::{Event, PreferenceMetrics, Share, Shortage, StepMetrics};
 
 /// What a user sees on stderr: a bar where it is a terminal, else a line for what matters.
 pub(crate) struct Desk {
@@ -11,6 +11,7 @@ pub(crate) struct Desk {
 }
 
 const COUNTING: &str = "counting tokens {bar:30} {pos}/{len} {eta}";
+const REFERENCE: &str = "asking the reference {bar:30} {pos}/{len} {eta}";
 const STEPS: &str = "{bar:30} {pos}/{len} {msg} · {elapsed}<{eta}";
 const BYTES: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
@@ -48,13 +49,24 @@ impl Desk {
                 bar.set_length(*all as u64);
                 bar.set_position(*done as u64);
             }),
+            Event::Referenced(done, all) => self.referenced(*done, *all),
             Event::Started(done, all, shortage) => self.start(*done, *all, shortage),
             Event::Stepped(metrics) => self.step(metrics),
-            Event::Evaluated(step, loss) => self.line(&format!("step {step}: held-out loss {loss:.4}")),
+            Event::Evaluated(step, held_out) => self.line(&evaluation(*step, held_out)),
             Event::LeftOut(reason) => self.line(&format!("warning: left out: {reason}")),
             Event::Saved(path) => self.line(&format!("saved {}", path.display())),
             _ => {}
         }
+    }
+
+    fn referenced(&self, done: usize, all: usize) {
+        self.with_bar(|current| {
+            if current.length() != Some(all as u64) || done == 1 {
+                current.finish_and_clear();
+                *current = bar(all as u64, REFERENCE, self.is_terminal);
+            }
+            current.set_position(done as u64);
+        });
     }
 
     fn start(&self, done: usize, all: usize, shortage: &Shortage) {
@@ -74,7 +86,11 @@ impl Desk {
         let speed = metrics.tokens as f64 / metrics.seconds;
         self.with_bar(|bar| {
             bar.set_position(metrics.step as u64);
-            bar.set_message(format!("loss {:.4} · {speed:.0} tokens/s", metrics.loss));
+            let pairs = metrics.preference.as_ref();
+            let margin = pairs.map_or(String::new(), |pairs| {
+                format!(" · margin {:.3}", pairs.reward_margin)
+            });
+            bar.set_message(format!("loss {:.4}{margin} · {speed:.0} tokens/s", metrics.loss));
         });
     }
 
@@ -88,6 +104,18 @@ impl Desk {
             f(&mut bar);
         }
     }
+}
+
+fn evaluation(step: usize, held_out: &Share) -> String {
+    let pairs = held_out.pairs.metrics().map_or(String::new(), |pairs| {
+        let PreferenceMetrics {
+            reward_accuracy,
+            reward_margin,
+            ..
+        } = pairs;
+        format!(", reward accuracy {reward_accuracy:.3}, margin {reward_margin:.4}")
+    });
+    format!("step {step}: held-out loss {:.4}{pairs}", held_out.mean())
 }
 
 #[expect(clippy::print_stderr, reason = "the command line's own messages")]

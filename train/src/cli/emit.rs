@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use lwv_train::recipe::{EmitEngine, SftArgs, SftRecipe};
+use lwv_train::recipe::{EmitEngine, Recipe, RunArgs};
 use lwv_train::{Event, Samples};
 use serde_json::json;
 
@@ -11,10 +11,15 @@ use super::desk::Desk;
 use super::say;
 
 /// Writes another trainer's files into `dir`.
-pub(crate) fn run(args: &SftArgs, recipe: &SftRecipe, engine: EmitEngine, dir: &Path) -> Result<ExitCode> {
+pub(crate) fn run(args: &RunArgs, recipe: &Recipe, engine: EmitEngine, dir: &Path) -> Result<ExitCode> {
     let desk = Desk::training();
     let progress = |done, all| desk.watch(&Event::Counted(done, all));
-    let samples = Samples::open(recipe, &AtomicBool::new(false), &progress)?;
+    let samples = Samples::open(
+        &recipe.training,
+        recipe.stage(),
+        &AtomicBool::new(false),
+        &progress,
+    )?;
     lwv_train::emit(engine, recipe, &samples, dir)?;
     let left_out = samples.shortage.describe();
     if !left_out.is_empty() {

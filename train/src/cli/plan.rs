@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use lwv_model::ModelConfig;
-use lwv_train::recipe::{DeviceType, SftArgs};
+use lwv_train::recipe::{DeviceType, PlanArgs};
 use lwv_train::{Event, Load, MemoryPlan, Samples};
 use serde_json::json;
 
@@ -11,11 +11,12 @@ use super::desk::Desk;
 use super::{memory, say};
 
 /// Prints what a training needs in memory.
-pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     let recipe = args.resolve()?;
     let desk = Desk::training();
     let progress = |done, all| desk.watch(&Event::Counted(done, all));
-    let samples = Samples::open(&recipe, &AtomicBool::new(false), &progress)?;
+    let (stage, recipe) = (recipe.stage(), recipe.training);
+    let samples = Samples::open(&recipe, stage, &AtomicBool::new(false), &progress)?;
     let config = ModelConfig::from_dir(&recipe.model)?;
     let load = Load::of(&recipe, &samples)?;
     let plan = MemoryPlan::new(&recipe, &config, load);
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
     if !left_out.is_empty() {
         say(&format!("left out: {left_out}"));
     }
-    if args.json {
+    if args.of.run.json {
         say(
             &json!({"plan": plan, "available": available, "samples": samples.train.len(),
             "held_out": samples.held_out.len(), "left_out": samples.shortage})

@@ -1,6 +1,6 @@
 use lwv_processor::{ImageProcessor, Processor};
 
-use crate::recipe::SftRecipe;
+use crate::recipe::TrainingRecipe;
 use crate::{Result, Samples};
 
 /// Sides below this are stretched to it, as is the plugin's way for Qwen2-VL (`data/mm_plugin.py`).
@@ -11,7 +11,7 @@ const SHORTEST_SIDE: u32 = 28;
 ///
 /// # Errors
 /// A sample or the checkpoint's processor that cannot be read.
-pub(super) fn longest(recipe: &SftRecipe, samples: &Samples) -> Result<usize> {
+pub(super) fn longest(recipe: &TrainingRecipe, samples: &Samples) -> Result<usize> {
     let used = samples.train.iter().chain(&samples.held_out);
     let mut longest = recipe.max_length.unwrap_or(0);
     let checkpoint = Processor::from_dir(&recipe.model)?;
@@ -25,9 +25,9 @@ pub(super) fn longest(recipe: &SftRecipe, samples: &Samples) -> Result<usize> {
         max: recipe.image_max_pixels,
     };
     for &sample in used {
-        let mut tokens = samples.lengths[sample];
+        let mut tokens = samples.measures[sample].longest;
         if let Some((ours, theirs)) = processors {
-            for (width, height) in samples.dataset.get(sample)?.image_sizes()? {
+            for (width, height) in samples.conversation(sample)?.image_sizes()? {
                 let (resized_width, resized_height) = limits.resized(width, height);
                 tokens += tokens_of(theirs, resized_width, resized_height)?;
                 tokens -= tokens_of(ours, width, height)?;
@@ -79,6 +79,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::recipe::Stage;
 
     #[test]
     fn sizes_are_cut_to_whole_pixels() {
@@ -96,15 +97,15 @@ mod tests {
     #[test]
     fn the_longest_sample_is_counted_with_its_larger_pictures() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let mut recipe = SftRecipe {
+        let mut recipe = TrainingRecipe {
             model: fixtures.join("tiny/nested_f32"),
             dataset: vec![fixtures.join("sft/tiny.jsonl")],
             media_dir: Some(fixtures),
             output_dir: "out".into(),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
-        let count = |recipe: &SftRecipe| {
-            let samples = Samples::open(recipe, &AtomicBool::new(false), &|_, _| {}).unwrap();
+        let count = |recipe: &TrainingRecipe| {
+            let samples = Samples::open(recipe, Stage::Sft, &AtomicBool::new(false), &|_, _| {}).unwrap();
             (longest(recipe, &samples).unwrap(), samples.longest())
         };
         let (theirs, ours) = count(&recipe);

@@ -184,10 +184,11 @@ mod tests {
     use lwv_model::ModelConfig;
 
     use super::*;
-    use crate::recipe::SftRecipe;
+    use crate::recipe::Stage;
+    use crate::recipe::TrainingRecipe;
 
     /// Two samples without pictures, then one with a file and one with a picture in the dataset itself.
-    fn dataset(dir: &Path, fixtures: &Path) -> SftRecipe {
+    fn dataset(dir: &Path, fixtures: &Path) -> TrainingRecipe {
         let text = r#"{"instruction": "a", "output": "b"}"#;
         let file = r#"{"instruction": "a", "output": "b", "images": ["images/d_28x28.png"]}"#;
         // One white pixel.
@@ -197,12 +198,12 @@ mod tests {
             format!(r#"{{"instruction": "a", "output": "b", "images": ["data:image/png;base64,{png}"]}}"#);
         let path = dir.join("x.jsonl");
         std::fs::write(&path, [text, text, file, &bytes].join("\n")).unwrap();
-        SftRecipe {
+        TrainingRecipe {
             model: fixtures.join("tiny/nested_f32"),
             dataset: vec![path],
             media_dir: Some(fixtures.to_owned()),
             output_dir: dir.join("out"),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         }
     }
 
@@ -211,7 +212,7 @@ mod tests {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
         let dir = tempfile::tempdir().unwrap();
         let recipe = dataset(dir.path(), &fixtures);
-        let samples = Samples::open(&recipe, &AtomicBool::new(false), &|_, _| {}).unwrap();
+        let samples = Samples::open(&recipe, Stage::Sft, &AtomicBool::new(false), &|_, _| {}).unwrap();
         let config = ModelConfig::from_dir(&recipe.model).unwrap();
         let records = Records {
             chat: &Chat::new(&config, samples.encoder.processor()).unwrap(),

@@ -4,7 +4,7 @@ use lwv_model::{ModelConfig, expected_weights};
 use lwv_processor::Processor;
 use serde_json::Value;
 
-use crate::recipe::{ComputeType, SaveStrategy, SaveType, SftRecipe};
+use crate::recipe::{ComputeType, SaveStrategy, SaveType, TrainingRecipe};
 use crate::trainer::selection;
 use crate::{Error, Lora, Result, SchedulerType, Selection};
 
@@ -12,7 +12,7 @@ use crate::{Error, Lora, Result, SchedulerType, Selection};
 ///
 /// # Errors
 /// There is one; it is named, with what would do instead.
-pub(super) fn check(recipe: &SftRecipe, config: &ModelConfig, dir: &Path) -> Result<()> {
+pub(super) fn check(recipe: &TrainingRecipe, config: &ModelConfig, dir: &Path) -> Result<()> {
     rates(recipe)?;
     computing(recipe)?;
     saving(recipe, dir)?;
@@ -44,7 +44,7 @@ fn refuse(field: &str, value: &impl serde::Serialize, reason: impl Into<String>)
     }
 }
 
-fn rates(recipe: &SftRecipe) -> Result<()> {
+fn rates(recipe: &TrainingRecipe) -> Result<()> {
     let of_parts = [
         ("vision-learning-rate", recipe.vision_learning_rate),
         ("projector-learning-rate", recipe.projector_learning_rate),
@@ -63,7 +63,7 @@ fn rates(recipe: &SftRecipe) -> Result<()> {
 }
 
 /// LLaMA-Factory computes in bf16, or else in what `config.json` names.
-fn computing(recipe: &SftRecipe) -> Result<()> {
+fn computing(recipe: &TrainingRecipe) -> Result<()> {
     if recipe.dtype != ComputeType::F32 {
         return Ok(());
     }
@@ -89,7 +89,7 @@ fn json(path: &Path) -> Result<Value> {
     })
 }
 
-fn saving(recipe: &SftRecipe, dir: &Path) -> Result<()> {
+fn saving(recipe: &TrainingRecipe, dir: &Path) -> Result<()> {
     let wide = recipe.dtype == ComputeType::F32;
     let is_computed = match recipe.save_dtype {
         SaveType::Auto => true,
@@ -111,7 +111,7 @@ fn saving(recipe: &SftRecipe, dir: &Path) -> Result<()> {
 }
 
 /// transformers keeps the best checkpoint only where it evaluates whenever it saves.
-fn best(recipe: &SftRecipe) -> Result<()> {
+fn best(recipe: &TrainingRecipe) -> Result<()> {
     if !recipe.keep_best {
         return Ok(());
     }
@@ -131,7 +131,7 @@ fn best(recipe: &SftRecipe) -> Result<()> {
 }
 
 /// The checkpoint's own limits hold in LLaMA-Factory too.
-fn pixels(recipe: &SftRecipe) -> Result<()> {
+fn pixels(recipe: &TrainingRecipe) -> Result<()> {
     let processor = Processor::from_dir(&recipe.model)?;
     let Some(images) = processor.image_processor() else {
         return Ok(());
@@ -154,7 +154,7 @@ fn pixels(recipe: &SftRecipe) -> Result<()> {
 }
 
 /// LLaMA-Factory takes every layer whose whole name has a target anywhere in it, and for `all` leaves the projector out.
-fn targets(recipe: &SftRecipe, config: &ModelConfig, selection: &Selection, lora: &Lora) -> Result<()> {
+fn targets(recipe: &TrainingRecipe, config: &ModelConfig, selection: &Selection, lora: &Lora) -> Result<()> {
     let is_all = lora.targets == ["all"];
     if config.vision.is_some() && is_all && !recipe.freeze_multi_modal_projector {
         let reason = "with `lora-target` `all` LLaMA-Factory trains no LoRA of the projector; freeze it, or name the layers";
@@ -180,7 +180,7 @@ fn targets(recipe: &SftRecipe, config: &ModelConfig, selection: &Selection, lora
 }
 
 /// LLaMA-Factory goes on with an adapter's own scale, we take the recipe's.
-fn scale(recipe: &SftRecipe, lora: &Lora) -> Result<()> {
+fn scale(recipe: &TrainingRecipe, lora: &Lora) -> Result<()> {
     let Some(adapter) = &recipe.adapter else {
         return Ok(());
     };
@@ -205,12 +205,12 @@ mod tests {
     use super::*;
     use crate::recipe::FinetuningType;
 
-    fn refused(change: fn(&mut SftRecipe)) -> Option<String> {
+    fn refused(change: fn(&mut TrainingRecipe)) -> Option<String> {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let mut recipe = SftRecipe {
+        let mut recipe = TrainingRecipe {
             model: fixtures.join("tiny/nested_f32"),
             output_dir: "out".into(),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
         change(&mut recipe);
         let config = ModelConfig::from_dir(&recipe.model).unwrap();
@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    fn assert_refused(change: fn(&mut SftRecipe), field: &str) {
+    fn assert_refused(change: fn(&mut TrainingRecipe), field: &str) {
         assert_eq!(refused(change).as_deref(), Some(field));
     }
 
@@ -268,7 +268,7 @@ mod tests {
         );
     }
 
-    fn with_target(recipe: &mut SftRecipe, target: &str) {
+    fn with_target(recipe: &mut TrainingRecipe, target: &str) {
         recipe.finetuning_type = FinetuningType::Lora;
         recipe.lora_target = vec![target.to_owned()];
     }
@@ -278,13 +278,13 @@ mod tests {
         let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/sft/lora/all_linear");
         let text = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
         let config: Value = serde_json::from_str(&text).unwrap();
-        let mut recipe = SftRecipe {
+        let mut recipe = TrainingRecipe {
             adapter: Some(adapter),
             finetuning_type: FinetuningType::Lora,
             lora_alpha: config["lora_alpha"].as_f64(),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         };
-        let check = |recipe: &SftRecipe| scale(recipe, &selection(recipe, None).lora.unwrap());
+        let check = |recipe: &TrainingRecipe| scale(recipe, &selection(recipe, None).lora.unwrap());
         check(&recipe).unwrap();
         recipe.lora_alpha = Some(1234.0);
         assert!(

@@ -5,7 +5,7 @@ use super::chat::Chat;
 use super::records::absolute;
 use super::yaml::Yaml;
 use crate::Result;
-use crate::recipe::{ComputeType, FinetuningType, SaveStrategy, SftRecipe};
+use crate::recipe::{ComputeType, FinetuningType, SaveStrategy, TrainingRecipe};
 
 /// Name of LLaMA-Factory's settings.
 pub(super) const SETTINGS: &str = "sft.yaml";
@@ -35,7 +35,7 @@ pub(super) struct Surroundings<'a> {
 ///
 /// # Errors
 /// A path that is not UTF-8.
-pub(super) fn settings(recipe: &SftRecipe, surroundings: &Surroundings<'_>) -> Result<String> {
+pub(super) fn settings(recipe: &TrainingRecipe, surroundings: &Surroundings<'_>) -> Result<String> {
     let mut yaml = Yaml::default();
     model(&mut yaml, recipe, surroundings)?;
     method(&mut yaml, recipe, surroundings.has_vision);
@@ -48,7 +48,7 @@ pub(super) fn settings(recipe: &SftRecipe, surroundings: &Surroundings<'_>) -> R
     Ok(yaml.into_text())
 }
 
-fn model(yaml: &mut Yaml, recipe: &SftRecipe, surroundings: &Surroundings<'_>) -> Result<()> {
+fn model(yaml: &mut Yaml, recipe: &TrainingRecipe, surroundings: &Surroundings<'_>) -> Result<()> {
     yaml.group("model");
     yaml.set("model_name_or_path", absolute(&recipe.model)?);
     if let Some(adapter) = &recipe.adapter {
@@ -69,7 +69,7 @@ fn model(yaml: &mut Yaml, recipe: &SftRecipe, surroundings: &Surroundings<'_>) -
     Ok(())
 }
 
-fn method(yaml: &mut Yaml, recipe: &SftRecipe, has_vision: bool) {
+fn method(yaml: &mut Yaml, recipe: &TrainingRecipe, has_vision: bool) {
     yaml.group("method");
     yaml.set("stage", "sft");
     yaml.set("do_train", true);
@@ -98,7 +98,7 @@ fn method(yaml: &mut Yaml, recipe: &SftRecipe, has_vision: bool) {
     }
 }
 
-fn dataset(yaml: &mut Yaml, recipe: &SftRecipe, surroundings: &Surroundings<'_>) {
+fn dataset(yaml: &mut Yaml, recipe: &TrainingRecipe, surroundings: &Surroundings<'_>) {
     yaml.group("dataset");
     yaml.set("dataset", surroundings.dataset.as_str());
     yaml.set("dataset_dir", ".");
@@ -120,7 +120,7 @@ fn dataset(yaml: &mut Yaml, recipe: &SftRecipe, surroundings: &Surroundings<'_>)
     yaml.set("dataloader_num_workers", recipe.dataloader_workers);
 }
 
-fn output(yaml: &mut Yaml, recipe: &SftRecipe) -> Result<()> {
+fn output(yaml: &mut Yaml, recipe: &TrainingRecipe) -> Result<()> {
     yaml.group("output");
     yaml.set("output_dir", absolute(&recipe.output_dir)?);
     // What is there is gone on from.
@@ -143,7 +143,7 @@ fn output(yaml: &mut Yaml, recipe: &SftRecipe) -> Result<()> {
     Ok(())
 }
 
-fn train(yaml: &mut Yaml, recipe: &SftRecipe) {
+fn train(yaml: &mut Yaml, recipe: &TrainingRecipe) {
     yaml.group("train");
     yaml.set("per_device_train_batch_size", recipe.per_device_train_batch_size);
     yaml.set("gradient_accumulation_steps", recipe.gradient_accumulation_steps);
@@ -167,7 +167,7 @@ fn train(yaml: &mut Yaml, recipe: &SftRecipe) {
 }
 
 /// Evaluates with every saving and at the end, where `eval-steps` does not say otherwise.
-fn evaluation(yaml: &mut Yaml, recipe: &SftRecipe, dataset: &str) {
+fn evaluation(yaml: &mut Yaml, recipe: &TrainingRecipe, dataset: &str) {
     yaml.group("eval");
     yaml.set("eval_dataset", dataset);
     yaml.set("per_device_eval_batch_size", 1);
@@ -202,15 +202,15 @@ mod tests {
     use super::*;
     use crate::SchedulerType;
 
-    fn recipe() -> SftRecipe {
-        SftRecipe {
+    fn recipe() -> TrainingRecipe {
+        TrainingRecipe {
             model: "/m".into(),
             output_dir: "/o".into(),
-            ..SftRecipe::default()
+            ..TrainingRecipe::default()
         }
     }
 
-    fn text(recipe: &SftRecipe, has_vision: bool, eval_dataset: Option<&str>) -> String {
+    fn text(recipe: &TrainingRecipe, has_vision: bool, eval_dataset: Option<&str>) -> String {
         let chat = Chat {
             template: "qwen2_vl",
             default_system: "Be \"good\".".into(),
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn each_setting_is_there() {
-        let given = SftRecipe {
+        let given = TrainingRecipe {
             learning_rate: 1e-5,
             lr_scheduler_type: SchedulerType::Cosine,
             warmup_ratio: 0.1,
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_lora_of_a_text_model_has_neither_pictures_nor_deepspeed() {
-        let given = SftRecipe {
+        let given = TrainingRecipe {
             finetuning_type: FinetuningType::Lora,
             lora_target: vec!["q_proj".into(), "v_proj".into()],
             lora_rank: 4,
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn evaluation_follows_saving_or_its_own_steps() {
-        let with = |change: fn(&mut SftRecipe)| {
+        let with = |change: fn(&mut TrainingRecipe)| {
             let mut recipe = recipe();
             change(&mut recipe);
             text(&recipe, true, Some("sft_eval"))

@@ -16,8 +16,6 @@ pub(crate) struct Supervised<'a> {
     pub(crate) x: &'a Tensor,
     /// The token that each row must predict.
     pub(crate) targets: &'a [u32],
-    /// What each row's loss is multiplied with.
-    pub(crate) weight: f64,
 }
 
 impl Supervised<'_> {
@@ -35,30 +33,39 @@ impl Supervised<'_> {
     }
 }
 
-/// The weighted sum of `−log softmax(x · headᵀ)[target]` over the rows.
-pub(crate) fn loss(rows: &Supervised<'_>, head: &Tensor) -> Result<f64> {
-    let mut total = 0.0;
+/// `−log softmax(x · headᵀ)[target]` of each row.
+pub(crate) fn losses(rows: &Supervised<'_>, head: &Tensor) -> Result<Vec<f64>> {
+    let mut losses = Vec::with_capacity(rows.targets.len());
     for (x, targets) in rows.chunks(head.dim(0)?)? {
         let logits = linear::forward(&x, head, None)?;
-        total += take_losses(&logits, targets, rows.weight)?.0;
+        // The gradient comes with the losses, and costs little beside the logits.
+        losses.extend(take_losses(&logits, targets, &vec![1.0; targets.len()])?.0);
     }
-    Ok(total)
+    Ok(losses)
 }
 
-/// As [`loss`], with the gradient of `x`; the head's is added to `sum` where there is one. A loss is the end of the
-/// network, so its gradient is known at once, and no logits are computed twice.
+/// The sum of [`losses`], each multiplied with its row's of `weights`, with the gradient of `x`; the head's is added to
+/// `sum` where there is one. A loss is the end of the network, so its gradient is known at once, and no logits are
+/// computed twice.
 pub(crate) fn loss_and_gradient(
     rows: &Supervised<'_>,
+    weights: &[f64],
     head: &Tensor,
     sum: Option<&Gradient>,
 ) -> Result<(f64, Tensor)> {
     let mut total = 0.0;
     let mut pieces = Vec::new();
+    let mut weights = weights.iter().copied();
     for (x, targets) in rows.chunks(head.dim(0)?)? {
         let logits = linear::forward(&x, head, None)?;
-        let (loss, slopes) = take_losses(&logits, targets, rows.weight)?;
+        let weights: Vec<f64> = weights.by_ref().take(targets.len()).collect();
+        let (losses, slopes) = take_losses(&logits, targets, &weights)?;
         drop(logits);
-        total += loss;
+        total += losses
+            .iter()
+            .zip(&weights)
+            .map(|(loss, weight)| loss * weight)
+            .sum::<f64>();
         if let Some(sum) = sum {
             linear::add_weight_gradient(&slopes, &x, head.dims(), sum)?;
         }
@@ -67,35 +74,47 @@ pub(crate) fn loss_and_gradient(
     Ok((total, Tensor::cat(&pieces, 0)?))
 }
 
-/// Loss of a chunk, and the gradient of its logits. On the host the logits themselves become the gradient.
-fn take_losses(logits: &Tensor, targets: &[u32], weight: f64) -> Result<(f64, Tensor)> {
-    on_host!(logits, take_losses_host(logits, targets, weight), {
+/// Losses of a chunk's rows, and the gradient of its logits. On the host the logits themselves become the gradient.
+fn take_losses(logits: &Tensor, targets: &[u32], weights: &[f64]) -> Result<(Vec<f64>, Tensor)> {
+    on_host!(logits, take_losses_host(logits, targets, weights), {
         let wide_logits = wide(logits)?;
         let log_sums = wide_logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
         let ids = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
         let losses = (&log_sums - wide_logits.gather(&ids, 1)?)?;
-        let loss = losses.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? * weight;
-        let slopes = (wide_logits.broadcast_sub(&log_sums)?.exp()? * weight)?;
-        let minus = Tensor::full(-(weight as f32), ids.shape(), logits.device())?.to_dtype(slopes.dtype())?;
+        let losses = losses.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+        let weights = Tensor::new(weights, logits.device())?
+            .unsqueeze(1)?
+            .to_dtype(wide_logits.dtype())?;
+        let slopes = wide_logits
+            .broadcast_sub(&log_sums)?
+            .exp()?
+            .broadcast_mul(&weights)?;
         Ok((
-            loss,
-            slopes.scatter_add(&ids, &minus, 1)?.to_dtype(logits.dtype())?,
+            losses,
+            slopes
+                .scatter_add(&ids, &weights.neg()?, 1)?
+                .to_dtype(logits.dtype())?,
         ))
     })
 }
 
-fn take_losses_host<T: Float>(logits: &Tensor, targets: &[u32], weight: f64) -> Result<(f64, Tensor)> {
+fn take_losses_host<T: Float>(
+    logits: &Tensor,
+    targets: &[u32],
+    weights: &[f64],
+) -> Result<(Vec<f64>, Tensor)> {
     let vocabulary = logits.dim(1)?;
-    let row = |(row, &target): (&mut [T], &u32)| {
+    let row = |((row, &target), &weight): ((&mut [T], &u32), &f64)| {
         host::vectorized(
             #[inline(always)]
             || take_loss(row, target as usize, T::from_f64(weight)),
         )
     };
     let losses: Vec<f64> = host::update(logits, |values: &mut [T]| {
-        values.par_chunks_mut(vocabulary).zip(targets).map(row).collect()
+        let rows = values.par_chunks_mut(vocabulary).zip(targets).zip(weights);
+        rows.map(row).collect()
     })?;
-    Ok((losses.iter().sum::<f64>() * weight, logits.clone()))
+    Ok((losses, logits.clone()))
 }
 
 /// Loss of one row, whose logits become `weight · (softmax − one-hot)`.

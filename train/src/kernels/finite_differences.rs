@@ -271,27 +271,32 @@ fn segments_attend_within_themselves() {
 #[test]
 fn cross_entropies_in_chunks() {
     fn rows<'a>(x: &'a Tensor, targets: &'a [u32]) -> Supervised<'a> {
-        Supervised {
-            x,
-            targets,
-            weight: 0.5,
-        }
+        Supervised { x, targets }
     }
     let targets: Vec<u32> = (0..150).map(|i| i * 7 % 11).collect();
+    let weights: Vec<f64> = (0..150).map(|i| f64::from(i % 5) - 1.5).collect();
+    let sum = |losses: Vec<f64>| {
+        losses
+            .iter()
+            .zip(&weights)
+            .map(|(loss, weight)| loss * weight)
+            .sum::<f64>()
+    };
     // One number, as a tensor that `check` can weigh.
     let weight = values(&random(&[1], 99))[0];
     check(
         &[random(&[150, 4], 1), random(&[11, 4], 2)],
         |x| {
             Tensor::new(
-                &[cross_entropy::loss(&rows(&x[0], &targets), &x[1])?],
+                &[sum(cross_entropy::losses(&rows(&x[0], &targets), &x[1])?)],
                 &Device::Cpu,
             )
         },
         |_, x| {
-            let sum = Gradient::default();
-            let (_, input) = cross_entropy::loss_and_gradient(&rows(&x[0], &targets), &x[1], Some(&sum))?;
-            Ok(vec![(input * weight)?, (sum.get().unwrap() * weight)?])
+            let head = Gradient::default();
+            let rows = rows(&x[0], &targets);
+            let (_, input) = cross_entropy::loss_and_gradient(&rows, &weights, &x[1], Some(&head))?;
+            Ok(vec![(input * weight)?, (head.get().unwrap() * weight)?])
         },
     );
 }
@@ -346,13 +351,11 @@ fn composed_operations_agree_with_the_kernels() {
     let [cos, sin] = [cos, sin].map(|t| t.to_dtype(DType::F32).unwrap());
     close(&rotate(&x, 2, &cos, &sin, Turn::Back).unwrap(), &turned);
     let targets = [1, 4, 0, 2, 3, 3];
-    let of = |x| Supervised {
-        x,
-        targets: &targets,
-        weight: 0.25,
-    };
-    let (loss, input) = cross_entropy::loss_and_gradient(&of(&x), &w, None).unwrap();
-    let (wide_loss, wide_input) = cross_entropy::loss_and_gradient(&of(&wide_x), &wide_w, None).unwrap();
+    let of = |x| Supervised { x, targets: &targets };
+    let weights = [0.25, 0.5, 0.125, 0.25, 0.75, 0.25];
+    let (loss, input) = cross_entropy::loss_and_gradient(&of(&x), &weights, &w, None).unwrap();
+    let (wide_loss, wide_input) =
+        cross_entropy::loss_and_gradient(&of(&wide_x), &weights, &wide_w, None).unwrap();
     assert!((loss - wide_loss).abs() < 2e-2 * wide_loss);
     close(&input, &wide_input);
 }

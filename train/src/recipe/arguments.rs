@@ -3,12 +3,13 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use super::{EmitEngine, SftRecipe, SftSettings, fields};
+use super::layers::Layers;
+use super::{EmitEngine, PreferenceSettings, Recipe, Stage, TrainingSettings, fields};
 use crate::Error;
 
-/// The command line of `lwv-train sft`.
+/// What a training command takes beside its settings.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct SftArgs {
+pub struct RunArgs {
     /// TOML file with any of the settings below; the command line wins
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
@@ -27,9 +28,42 @@ pub struct SftArgs {
     /// Keep activations instead of computing them again in the backward pass
     #[arg(long, conflicts_with = "recompute")]
     pub no_recompute: bool,
+}
+
+/// The command line of `lwv-train sft`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SftArgs {
+    /// What is asked for beside the settings.
+    #[command(flatten)]
+    pub run: RunArgs,
     /// The settings.
     #[command(flatten)]
-    pub settings: SftSettings,
+    pub settings: TrainingSettings,
+}
+
+/// The command line of `lwv-train iter-dpo`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct IterDpoArgs {
+    /// What is asked for beside the settings.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The settings of any training.
+    #[command(flatten)]
+    pub settings: TrainingSettings,
+    /// The settings of IterDPO.
+    #[command(flatten)]
+    pub preference: PreferenceSettings,
+}
+
+/// The command line of `lwv-train plan`, which takes that of either training.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct PlanArgs {
+    /// The training [default: iter-dpo where a setting of it is given, else sft]
+    #[arg(long, value_enum)]
+    pub stage: Option<Stage>,
+    /// Both trainings' settings.
+    #[command(flatten)]
+    pub of: IterDpoArgs,
 }
 
 impl SftArgs {
@@ -48,28 +82,58 @@ Examples:
     /// # Errors
     /// A recipe file that cannot be read or has an unknown setting, a required setting that is missing, a value that
     /// cannot be used; each names the setting, and file and line where it stands in one.
-    pub fn resolve(&self) -> Result<SftRecipe, Error> {
-        let file = self.recipe.as_deref().map(RecipeFile::read).transpose()?;
-        let mut merged = fields(&SftRecipe::default())?;
-        if let Some(file) = &file {
-            lay_over(&mut merged, file.settings.clone());
-        }
-        lay_over(&mut merged, self.given()?);
-        let recipe: SftRecipe =
-            serde_json::from_value(Value::Object(merged)).map_err(|e| Error::RecipeFile {
-                path: SftRecipe::FILE.into(),
-                line: e.line(),
-                message: e.to_string(),
-            })?;
-        if let Some(field) = recipe.missing() {
-            return Err(Error::MissingSetting(field));
-        }
-        match recipe.refusal() {
-            None => Ok(recipe),
-            Some((field, reason)) => Err(self.refused(&recipe, file.as_ref(), field, reason)?),
-        }
+    pub fn resolve(&self) -> Result<Recipe, Error> {
+        Layers::new(&self.run, Stage::Sft, fields(&self.settings)?)?.resolve()
+    }
+}
+
+impl IterDpoArgs {
+    /// Examples for the end of `--help`.
+    pub const EXAMPLES: &str = "\
+Examples:
+  lwv-data pairs corrections.jsonl --out pairs.jsonl
+  lwv-train iter-dpo --model ./LongWriter-V-7B --dataset pairs.jsonl --output-dir ./out \\
+    --recipe train/recipes/longwriter-v-7b-dpo.toml
+  lwv-train iter-dpo --model ./SmolLM2-135M --dataset pairs.jsonl --output-dir ./out --finetuning-type lora \\
+    --learning-rate 1e-4 --pref-beta 0.1 --pref-loss sigmoid --pref-ftx 0.1 --metrics steps.jsonl
+  lwv-train iter-dpo --recipe my.toml --pref-loss sigmoid,bco_pair,sft --pref-loss-weights 0.8,0.2,1
+
+Defaults are those of sft, but for the learning rate, which is 1e-6.";
+
+    /// The recipe, as [`SftArgs::resolve`] makes it.
+    ///
+    /// # Errors
+    /// As for [`SftArgs::resolve`].
+    pub fn resolve(&self) -> Result<Recipe, Error> {
+        Layers::new(&self.run, Stage::IterDpo, self.given()?)?.resolve()
     }
 
+    fn given(&self) -> Result<Map<String, Value>, Error> {
+        let mut given = fields(&self.settings)?;
+        given.extend(fields(&self.preference)?);
+        Ok(given)
+    }
+}
+
+impl PlanArgs {
+    /// The recipe, as [`SftArgs::resolve`] makes it.
+    ///
+    /// # Errors
+    /// As for [`SftArgs::resolve`].
+    pub fn resolve(&self) -> Result<Recipe, Error> {
+        let (run, given) = (&self.of.run, self.of.given()?);
+        let stage = match self.stage {
+            Some(stage) => stage,
+            None => {
+                let layers = Layers::new(run, Stage::IterDpo, given.clone())?;
+                layers.stage()?
+            }
+        };
+        Layers::new(run, stage, given)?.resolve()
+    }
+}
+
+impl RunArgs {
     /// The trainer and the folder of `--emit`.
     ///
     /// # Errors
@@ -86,85 +150,6 @@ Examples:
         })?;
         Ok(Some((known, Path::new(dir))))
     }
-
-    fn given(&self) -> Result<Map<String, Value>, Error> {
-        let mut given = fields(&self.settings)?;
-        if self.no_recompute {
-            given.insert("recompute".into(), false.into());
-        }
-        Ok(given)
-    }
-
-    /// The error for the value of `field`, which says where the value was given.
-    fn refused(
-        &self,
-        recipe: &SftRecipe,
-        file: Option<&RecipeFile>,
-        field: &str,
-        reason: &str,
-    ) -> Result<Error, Error> {
-        let value = fields(recipe)?.remove(field).unwrap_or_default().to_string();
-        let in_file = file.and_then(|file| Some((file, file.line(field)?)));
-        let origin = match in_file {
-            Some((file, line)) if !self.given()?.contains_key(field) => {
-                format!(" in `{}`, line {line}", file.path.display())
-            }
-            _ => String::new(),
-        };
-        Ok(Error::Setting {
-            field: field.to_owned(),
-            value,
-            origin,
-            reason: reason.to_owned(),
-        })
-    }
-}
-
-/// Puts the settings of a higher layer over those of a lower one. Warm-up is one setting with two spellings: a layer
-/// that gives the ratio takes the steps of the lower one away.
-fn lay_over(lower: &mut Map<String, Value>, higher: Map<String, Value>) {
-    if higher.contains_key("warmup-ratio") {
-        lower.insert("warmup-steps".into(), Value::Null);
-    }
-    lower.extend(higher);
-}
-
-/// A parsed recipe file.
-struct RecipeFile {
-    path: PathBuf,
-    text: String,
-    settings: Map<String, Value>,
-}
-
-impl RecipeFile {
-    fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let parsed: SftSettings = toml::from_str(&text).map_err(|e| Error::RecipeFile {
-            path: path.to_owned(),
-            line: line_at(&text, e.span().map_or(0, |span| span.start)),
-            message: e.message().to_owned(),
-        })?;
-        let settings = fields(&parsed)?;
-        Ok(Self {
-            path: path.to_owned(),
-            text,
-            settings,
-        })
-    }
-
-    /// Line, from 1, in which `field` is set. Recipes have no tables, so that a setting begins its line.
-    fn line(&self, field: &str) -> Option<usize> {
-        let sets = |line: &str| {
-            line.trim_start()
-                .strip_prefix(field)
-                .is_some_and(|rest| rest.trim_start().starts_with('='))
-        };
-        Some(self.text.lines().position(sets)? + 1)
-    }
-}
-
-fn line_at(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
 #[cfg(test)]
@@ -173,7 +158,7 @@ mod tests {
     use clap::Parser;
 
     use crate::SchedulerType;
-    use crate::recipe::FinetuningType;
+    use crate::recipe::{FinetuningType, TrainingRecipe};
 
     #[derive(Parser)]
     struct Cli {
@@ -194,13 +179,34 @@ mod tests {
         Cli::parse_from(["sft"].iter().chain(&REQUIRED).chain(more)).args
     }
 
-    fn with_file(text: &str, more: &[&str]) -> Result<SftRecipe, String> {
+    #[derive(Parser)]
+    struct IterDpoCli {
+        #[command(flatten)]
+        args: IterDpoArgs,
+    }
+
+    fn iter_dpo(more: &[&str]) -> IterDpoArgs {
+        IterDpoCli::parse_from(["iter-dpo"].iter().chain(&REQUIRED).chain(more)).args
+    }
+
+    #[derive(Parser)]
+    struct PlanCli {
+        #[command(flatten)]
+        args: PlanArgs,
+    }
+
+    fn plan(more: &[&str]) -> PlanArgs {
+        PlanCli::parse_from(["plan"].iter().chain(&REQUIRED).chain(more)).args
+    }
+
+    fn with_file(text: &str, more: &[&str]) -> Result<TrainingRecipe, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("my.toml");
         std::fs::write(&path, text).unwrap();
         let mut args = parse(more);
-        args.recipe = Some(path);
-        args.resolve().map_err(|e| e.to_string())
+        args.run.recipe = Some(path);
+        let recipe = args.resolve().map_err(|e| e.to_string())?;
+        Ok(recipe.training)
     }
 
     #[test]
@@ -223,13 +229,13 @@ mod tests {
             "--no-recompute",
             "--resume",
         ]);
-        assert_eq!(args.resume.as_deref(), Some(Path::new("auto")));
-        let recipe = args.resolve().unwrap();
+        assert_eq!(args.run.resume.as_deref(), Some(Path::new("auto")));
+        let recipe = args.resolve().unwrap().training;
         assert!(recipe.no_shuffle && !recipe.freeze_vision_tower && !recipe.recompute);
         assert!(recipe.freeze_multi_modal_projector);
         let scheduled = parse(&["--lr-scheduler-type", "constant_with_warmup"]).resolve();
         assert_eq!(
-            scheduled.unwrap().lr_scheduler_type,
+            scheduled.unwrap().training.lr_scheduler_type,
             SchedulerType::ConstantWithWarmup
         );
     }
@@ -254,21 +260,53 @@ mod tests {
     fn shipped_recipes_resolve() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
         for entry in std::fs::read_dir(folder).unwrap() {
-            let mut args = parse(&[]);
-            args.recipe = Some(entry.unwrap().path());
+            let path = entry.unwrap().path();
+            let is_dpo = path.to_string_lossy().contains("-dpo");
+            let args = plan(&["--recipe", path.to_str().unwrap()]);
             let recipe = args.resolve().unwrap();
-            assert_eq!(recipe.lr_scheduler_type, SchedulerType::Cosine);
-            assert!(recipe.freeze_vision_tower);
+            assert_eq!(recipe.training.lr_scheduler_type, SchedulerType::Cosine);
+            assert!(recipe.training.freeze_vision_tower);
+            assert_eq!(recipe.preference.is_some(), is_dpo);
         }
+    }
+
+    #[test]
+    fn preferences_have_settings_of_their_own() {
+        let args = iter_dpo(&[
+            "--pref-loss",
+            "sigmoid,bco_pair,sft",
+            "--pref-loss-weights",
+            "0.8,0.2,1",
+        ]);
+        let recipe = args.resolve().unwrap();
+        let preference = recipe.preference.unwrap();
+        assert_eq!(preference.pref_loss_weights, [0.8, 0.2, 1.0]);
+        assert_eq!((preference.pref_beta, recipe.training.learning_rate), (0.1, 1e-6));
+        let refused = iter_dpo(&["--pref-beta", "0"]).resolve().unwrap_err().to_string();
+        assert!(refused.starts_with("`pref-beta` is `0.0`:"), "{refused}");
+        let foreign = with_file("pref-beta = 0.2\n", &[]).unwrap_err();
+        assert!(
+            foreign.contains("my.toml`, line 1") && foreign.contains("pref-beta"),
+            "{foreign}"
+        );
+    }
+
+    #[test]
+    fn a_plan_is_of_the_training_whose_settings_it_has() {
+        let stage = |more: &[&str]| plan(more).resolve().map(|recipe| recipe.preference.is_some());
+        assert!(!stage(&[]).unwrap());
+        assert!(stage(&["--stage", "iter-dpo"]).unwrap());
+        assert!(stage(&["--pref-beta", "0.2"]).unwrap());
+        assert!(stage(&["--stage", "sft", "--pref-beta", "0.2"]).is_err());
     }
 
     #[test]
     fn emit_takes_an_engine_and_a_folder() {
         let args = parse(&["--emit", "llamafactory", "dir"]);
         assert_eq!(
-            args.emit().unwrap(),
+            args.run.emit().unwrap(),
             Some((EmitEngine::LlamaFactory, Path::new("dir")))
         );
-        assert!(parse(&["--emit", "trl", "dir"]).emit().is_err());
+        assert!(parse(&["--emit", "trl", "dir"]).run.emit().is_err());
     }
 }

@@ -79,6 +79,15 @@ pub enum OptimizerOffload {
     Disk,
 }
 
+/// What a training learns from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Conversations: supervised fine-tuning.
+    Sft,
+    /// Pairs of answers: IterDPO.
+    IterDpo,
+}
+
 /// A trainer that a recipe can be written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]

@@ -4,11 +4,13 @@ use clap::ArgAction;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{ComputeType, DeviceType, FinetuningType, OptimizerOffload, SaveStrategy, SaveType};
-use crate::SchedulerType;
+use crate::{PreferenceLossType, SchedulerType};
 
 /// Writes each setting once: as a field of the recipe, with its default, and as what a user may give.
 macro_rules! settings {
     (
+        $(#[doc = $recipe_doc:literal])+ $recipe:ident;
+        $(#[doc = $settings_doc:literal])+ $settings:ident;
         with default {
             $( $(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ident $(<$inner:ident>)? = $default:expr; )+
         }
@@ -16,24 +18,24 @@ macro_rules! settings {
             $( $(#[doc = $odoc:literal])+ $oname:ident: $otype:ident; )+
         }
     ) => {
-        /// Every setting of supervised fine-tuning, resolved.
+        $(#[doc = $recipe_doc])+
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-        pub struct SftRecipe {
+        pub struct $recipe {
             $( $(#[doc = $doc])+ pub $name: $type $(<$inner>)?, )+
             $( $(#[doc = $odoc])+ pub $oname: Option<$otype>, )+
         }
 
-        impl Default for SftRecipe {
+        impl Default for $recipe {
             fn default() -> Self {
                 Self { $( $name: $default, )+ $( $oname: None, )+ }
             }
         }
 
-        /// The settings that a command line or a recipe file gives.
+        $(#[doc = $settings_doc])+
         #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, clap::Args)]
         #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-        pub struct SftSettings {
+        pub struct $settings {
             $(
                 $(#[doc = $doc])+
                 #[arg(long $(, $($arg)+)?)]
@@ -51,6 +53,10 @@ macro_rules! settings {
 }
 
 settings! {
+    /// The settings of any training, resolved.
+    TrainingRecipe;
+    /// The settings of any training that a command line or a recipe file gives.
+    TrainingSettings;
     with default {
         /// Checkpoint to start from (required)
         model: PathBuf = PathBuf::new();
@@ -176,7 +182,45 @@ settings! {
     }
 }
 
-impl SftRecipe {
+settings! {
+    /// The settings of IterDPO beside those of any training, resolved.
+    PreferenceRecipe;
+    /// The settings of IterDPO that a command line or a recipe file gives.
+    PreferenceSettings;
+    with default {
+        /// What a difference of log-probabilities is multiplied with; the smaller, the further the model may go from its
+        /// reference [default: 0.1]
+        pref_beta: f64 = 0.1;
+        /// Losses of a pair, separated by commas [default: sigmoid]
+        #[arg(value_delimiter = ',', action = ArgAction::Append, value_name = "LOSSES")]
+        pref_loss: Vec<PreferenceLossType> = vec![PreferenceLossType::Sigmoid];
+        /// What each of the losses is multiplied with, separated by commas [default: 1 each]
+        #[arg(value_delimiter = ',', action = ArgAction::Append, value_name = "WEIGHTS")]
+        pref_loss_weights: Vec<f64> = Vec::new();
+        /// Weight of the better answer's own loss, the mean over its tokens, which is added [default: 0]
+        pref_ftx: f64 = 0.0;
+        /// Share of the pairs that may have their answers the wrong way round, for sigmoid (which makes it cDPO), robust
+        /// and exo_pair [default: 0]
+        dpo_label_smoothing: f64 = 0.0;
+        /// Weight of the tokens after as many as the shorter answer has (LD-DPO) [default: 1]
+        ld_alpha: f64 = 1.0;
+        /// Temperature of discopop [default: 0.05]
+        discopop_tau: f64 = 0.05;
+        /// Weight of the tokens that the other answer has not, where all others have 1 [default: 1]
+        edit_weight: f64 = 1.0;
+        /// Compare the answers with each other alone, without a reference [default: false]
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        reference_free: bool = false;
+        /// MiB for features of pictures that are not computed again, where tower and projector are frozen [default: 256]
+        vision_cache_mib: usize = 256;
+    }
+    without default {
+        /// Folder for the reference's log-probabilities, which trainings can share [default: `reference` in --output-dir]
+        reference_cache: PathBuf;
+    }
+}
+
+impl TrainingRecipe {
     /// Numerator of the LoRA's scale: as given, or twice the rank.
     pub fn alpha(&self) -> f64 {
         self.lora_alpha.unwrap_or(2.0 * self.lora_rank as f64)

@@ -1,9 +1,10 @@
-use super::{FinetuningType, SaveStrategy, SftRecipe};
+use super::{FinetuningType, PreferenceRecipe, SaveStrategy, TrainingRecipe};
+use crate::PreferenceLossType;
 
 /// A setting whose value cannot be used, and why.
 pub(super) type Refusal = (&'static str, &'static str);
 
-impl SftRecipe {
+impl TrainingRecipe {
     /// The first setting that is required and not given.
     pub(super) fn missing(&self) -> Option<&'static str> {
         let required = [
@@ -139,6 +140,61 @@ impl SftRecipe {
     }
 }
 
+impl PreferenceRecipe {
+    /// The first setting whose value cannot be used.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let not_negative = |value: f64| value >= 0.0 && value.is_finite();
+        let (losses, weights) = (self.pref_loss.len(), self.pref_loss_weights.len());
+        let smooths = self.dpo_label_smoothing > 0.0;
+        let has = |loss| self.pref_loss.contains(&loss);
+        let takes_smoothing = [
+            PreferenceLossType::Sigmoid,
+            PreferenceLossType::Robust,
+            PreferenceLossType::ExoPair,
+        ];
+        [
+            (!positive(self.pref_beta), "pref-beta", "it must be above 0"),
+            (losses == 0, "pref-loss", "name a loss"),
+            (
+                ![0, losses].contains(&weights),
+                "pref-loss-weights",
+                "give one for each of `pref-loss`",
+            ),
+            (
+                !self.pref_loss_weights.iter().copied().all(not_negative),
+                "pref-loss-weights",
+                "they must be at least 0",
+            ),
+            (!not_negative(self.pref_ftx), "pref-ftx", "it must be at least 0"),
+            (
+                !(0.0..0.5).contains(&self.dpo_label_smoothing),
+                "dpo-label-smoothing",
+                "it must be at least 0 and below 0.5",
+            ),
+            (
+                smooths && !takes_smoothing.into_iter().any(has),
+                "dpo-label-smoothing",
+                "none of `pref-loss` uses it; sigmoid, robust and exo_pair do",
+            ),
+            (
+                !smooths && has(PreferenceLossType::ExoPair),
+                "dpo-label-smoothing",
+                "exo_pair needs it above 0, such as 0.001",
+            ),
+            (
+                !(0.0..=1.0).contains(&self.ld_alpha),
+                "ld-alpha",
+                "it must be from 0 to 1",
+            ),
+            (!positive(self.discopop_tau), "discopop-tau", "it must be above 0"),
+            (!positive(self.edit_weight), "edit-weight", "it must be above 0"),
+        ]
+        .into_iter()
+        .find_map(|(bad, field, reason)| bad.then_some((field, reason)))
+    }
+}
+
 fn first(fields: &[(&'static str, bool)]) -> Option<&'static str> {
     fields.iter().find(|(_, bad)| *bad).map(|(field, _)| *field)
 }
@@ -149,14 +205,14 @@ mod tests {
 
     #[test]
     fn defaults_are_sound() {
-        assert_eq!(SftRecipe::default().refusal(), None);
-        assert_eq!(SftRecipe::default().missing(), Some("model"));
+        assert_eq!(TrainingRecipe::default().refusal(), None);
+        assert_eq!(TrainingRecipe::default().missing(), Some("model"));
     }
 
     #[test]
     fn values_out_of_range_are_named() {
-        let refused = |change: fn(&mut SftRecipe)| {
-            let mut recipe = SftRecipe::default();
+        let refused = |change: fn(&mut TrainingRecipe)| {
+            let mut recipe = TrainingRecipe::default();
             change(&mut recipe);
             recipe.refusal().map(|(field, _)| field)
         };
@@ -172,14 +228,38 @@ mod tests {
     }
 
     #[test]
+    fn preferences_out_of_range_are_named() {
+        let refused = |change: fn(&mut PreferenceRecipe)| {
+            let mut recipe = PreferenceRecipe::default();
+            change(&mut recipe);
+            recipe.refusal().map(|(field, _)| field)
+        };
+        assert_eq!(refused(|_| {}), None);
+        assert_eq!(refused(|r| r.pref_beta = 0.0), Some("pref-beta"));
+        assert_eq!(
+            refused(|r| r.pref_loss_weights = vec![1.0, 2.0]),
+            Some("pref-loss-weights")
+        );
+        assert_eq!(refused(|r| r.dpo_label_smoothing = 0.1), None);
+        let hinge = |r: &mut PreferenceRecipe| {
+            r.pref_loss = vec![PreferenceLossType::Hinge];
+            r.dpo_label_smoothing = 0.1;
+        };
+        assert_eq!(refused(hinge), Some("dpo-label-smoothing"));
+        let exo = |r: &mut PreferenceRecipe| r.pref_loss = vec![PreferenceLossType::ExoPair];
+        assert_eq!(refused(exo), Some("dpo-label-smoothing"));
+        assert_eq!(refused(|r| r.ld_alpha = 1.5), Some("ld-alpha"));
+    }
+
+    #[test]
     fn held_out_samples_come_from_one_place() {
         let refused = |dataset: &str, val_size: f64| {
-            let recipe = SftRecipe {
+            let recipe = TrainingRecipe {
                 dataset: vec![dataset.into()],
                 eval_dataset: vec!["held-out.jsonl".into()],
                 keep_best: true,
                 val_size,
-                ..SftRecipe::default()
+                ..TrainingRecipe::default()
             };
             recipe.refusal().map(|(field, _)| field)
         };

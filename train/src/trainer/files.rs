@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 use lwv_model::StoredType;
 
 use super::{Event, Trainer, Watch};
-use crate::recipe::{FinetuningType, SaveStrategy, SaveType, SftRecipe};
+use crate::recipe::{FinetuningType, Recipe, SaveStrategy, SaveType};
 use crate::staging::discard;
 use crate::training_state::{checkpoint_name, checkpoints};
 use crate::{
-    AdapterSettings, AdapterWriter, CheckpointWriter, Error, LoraUpdate, Parameter, Parameters, Result,
-    Staging, TrainingState, WeightSource,
+    AdapterSettings, AdapterWriter, CheckpointWriter, Error, LoraUpdate, Objective, Parameter, Parameters,
+    Result, Staging, TrainingState, WeightSource,
 };
 
-impl Trainer {
+impl<O: Objective> Trainer<O> {
     /// Writes a checkpoint to go on from, whole or not at all, and removes those that are too many.
     pub(super) fn save_checkpoint(&mut self, watch: &Watch<'_>) -> Result<PathBuf> {
         let dir = self
             .recipe
+            .training
             .output_dir
             .join(checkpoint_name(self.state.global_step));
         let steps = self.optimizer.parameters().iter();
@@ -31,7 +32,7 @@ impl Trainer {
         let staging = self.stage(&dir)?;
         self.state
             .write(staging.folder(), &self.optimizer, self.saves_narrow())?;
-        self.recipe.save(&staging.folder().join(SftRecipe::FILE))?;
+        self.recipe.save(&staging.folder().join(Recipe::FILE))?;
         staging.commit()?;
         self.remove_old()?;
         watch(Event::Saved(&dir));
@@ -40,7 +41,7 @@ impl Trainer {
 
     /// Puts the trained model into the output folder itself.
     pub(super) fn finish(&mut self, watch: &Watch<'_>) -> Result<()> {
-        let output = self.recipe.output_dir.clone();
+        let output = self.recipe.training.output_dir.clone();
         let last = output.join(checkpoint_name(self.state.global_step));
         let best = self
             .state
@@ -48,8 +49,8 @@ impl Trainer {
             .as_ref()
             .map(|name| output.join(name));
         let source = match best {
-            Some(best) if self.recipe.keep_best && best.exists() => Some(best),
-            _ if self.recipe.save_strategy != SaveStrategy::No && last.exists() => Some(last),
+            Some(best) if self.recipe.training.keep_best && best.exists() => Some(best),
+            _ if self.recipe.training.save_strategy != SaveStrategy::No && last.exists() => Some(last),
             _ => None,
         };
         let staging = match source {
@@ -63,16 +64,16 @@ impl Trainer {
 
     fn stage(&self, dir: &Path) -> Result<Staging> {
         let parameters = self.model.parameters();
-        if self.recipe.finetuning_type == FinetuningType::Full {
-            let writer =
-                CheckpointWriter::new(&self.base, self.model.config()).with_type(self.recipe.save_dtype);
+        if self.recipe.training.finetuning_type == FinetuningType::Full {
+            let writer = CheckpointWriter::new(&self.base, self.model.config())
+                .with_type(self.recipe.training.save_dtype);
             return writer.stage(dir, &Trained(parameters), &mut |_| ());
         }
         let settings = AdapterSettings {
-            base_model: self.recipe.model.display().to_string(),
-            rank: self.recipe.lora_rank,
-            alpha: self.recipe.alpha(),
-            use_rslora: self.recipe.use_rslora,
+            base_model: self.recipe.training.model.display().to_string(),
+            rank: self.recipe.training.lora_rank,
+            alpha: self.recipe.training.alpha(),
+            use_rslora: self.recipe.training.use_rslora,
         };
         let updates: Vec<LoraUpdate<'_>> = updates(parameters)?;
         AdapterWriter::new(self.model.config(), &settings).stage(dir, &updates)
@@ -91,8 +92,8 @@ impl Trainer {
                 info.is_ok_and(|info| info.stored != StoredType::F32)
             })
         };
-        match self.recipe.save_dtype {
-            _ if self.recipe.finetuning_type == FinetuningType::Lora => false,
+        match self.recipe.training.save_dtype {
+            _ if self.recipe.training.finetuning_type == FinetuningType::Lora => false,
             SaveType::F32 => false,
             SaveType::Auto => stored_narrow(),
             _ => true,
@@ -100,11 +101,11 @@ impl Trainer {
     }
 
     fn remove_old(&self) -> Result<()> {
-        let Some(limit) = self.recipe.save_total_limit else {
+        let Some(limit) = self.recipe.training.save_total_limit else {
             return Ok(());
         };
         let best = self.state.best_model_checkpoint.as_deref();
-        let mut removable = checkpoints(&self.recipe.output_dir)?;
+        let mut removable = checkpoints(&self.recipe.training.output_dir)?;
         let excess = removable.len().saturating_sub(limit.max(1));
         removable.truncate(excess);
         for (step, dir) in removable {

@@ -183,7 +183,7 @@ pub(crate) fn assert_loads(dir: &Path) {
     let state = lwv_train::TrainingState::read(dir).unwrap();
     assert!(dir.ends_with(format!("checkpoint-{}", state.global_step)));
     Checkpoint::open_file(&dir.join("optimizer.safetensors")).unwrap();
-    lwv_train::recipe::SftRecipe::load(&dir.join("recipe.json")).unwrap();
+    lwv_train::recipe::Recipe::load(&dir.join("recipe.json")).unwrap();
 }
 
 /// What a command did.

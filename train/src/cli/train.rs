@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use lwv_train::recipe::{SftArgs, SftRecipe};
-use lwv_train::{Error, MetricsFile, Outcome, Trainer, TrainingState};
+use lwv_train::recipe::{Recipe, RunArgs};
+use lwv_train::{Error, MetricsFile, Objective, Outcome, Trainer, TrainingState};
 use serde_json::json;
 
 use super::desk::Desk;
@@ -15,8 +15,7 @@ use super::{emit, memory, say};
 const INTERRUPTED: u8 = 130;
 
 /// Trains, or writes another trainer's files.
-pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
-    let recipe = args.resolve()?;
+pub(crate) fn run<O: Objective>(args: &RunArgs, recipe: Recipe) -> Result<ExitCode> {
     if let Some((engine, dir)) = args.emit()? {
         return emit::run(args, &recipe, engine, dir);
     }
@@ -29,7 +28,7 @@ pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
     listen(Arc::clone(&cancelled))?;
     let desk = Desk::training();
     let watch = |event: lwv_train::Event<'_>| desk.watch(&event);
-    let trainer = Trainer::open(
+    let trainer = Trainer::<O>::open(
         recipe,
         resume.as_deref(),
         args.metrics.as_deref(),
@@ -51,10 +50,10 @@ pub(crate) fn run(args: &SftArgs) -> Result<ExitCode> {
 }
 
 /// The checkpoint to go on from. `auto` begins anew where there is none.
-fn resume(args: &SftArgs, recipe: &SftRecipe) -> Result<Option<PathBuf>> {
+fn resume(args: &RunArgs, recipe: &Recipe) -> Result<Option<PathBuf>> {
     match args.resume.as_deref() {
         None => Ok(None),
-        Some(auto) if auto == Path::new("auto") => Ok(TrainingState::newest(&recipe.output_dir)?),
+        Some(auto) if auto == Path::new("auto") => Ok(TrainingState::newest(&recipe.training.output_dir)?),
         Some(path) => Ok(Some(path.to_owned())),
     }
 }
