@@ -1,6 +1,6 @@
 mod cache;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -33,14 +33,14 @@ struct Completion {
 impl Completion {
     const FILE: &'static str = "reference.json";
 
-    fn is_in(&self, path: &PathBuf) -> bool {
+    fn is_in(&self, path: &Path) -> bool {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         serde_json::from_str::<Self>(&text).is_ok_and(|other| other == *self)
     }
 
-    fn write(&self, path: &PathBuf) -> Result<()> {
+    fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec(self).map_err(|e| Error::Json {
-            path: path.clone(),
+            path: path.to_owned(),
             message: e.to_string(),
         })?;
         write_atomically(path, &text)
