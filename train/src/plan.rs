@@ -1,7 +1,7 @@
 use lwv_model::{ModelConfig, TextConfig, expected_weights};
 use serde::Serialize;
 
-use crate::recipe::{ComputeType, DeviceType, FinetuningType, OptimizerOffload, TrainingRecipe};
+use crate::recipe::{ComputeType, DeviceType, FinetuningType, OptimizerOffload, Recipe, TrainingRecipe};
 use crate::trainer::{is_offloaded, selection};
 use crate::{Part, Result, Samples};
 
@@ -27,7 +27,7 @@ pub struct MemoryPlan {
     pub activations: u64,
     /// What one layer needs while it is computed and differentiated.
     pub working: u64,
-    /// Logits of a chunk, and pixels on their way.
+    /// Logits of a chunk, pixels on their way, and features of images that are kept.
     pub buffers: u64,
     /// Tokens of the longest batch.
     pub longest_batch: u64,
@@ -44,6 +44,8 @@ pub struct Load {
     pub tokens: usize,
     /// Patches of its images.
     pub patches: usize,
+    /// Bytes of images' features that are kept from batch to batch, at most.
+    pub kept_features: u64,
 }
 
 impl Load {
@@ -51,16 +53,24 @@ impl Load {
     ///
     /// # Errors
     /// A sample that cannot be read.
-    pub fn of(recipe: &TrainingRecipe, samples: &Samples) -> Result<Self> {
+    pub fn of(recipe: &Recipe, samples: &Samples) -> Result<Self> {
         let mut used: Vec<usize> = samples.train.clone();
         used.sort_by_key(|&sample| std::cmp::Reverse(samples.measures[sample].tokens));
         let mut load = Self {
             tokens: 0,
             patches: 0,
+            kept_features: 0,
         };
-        for &sample in used.iter().take(recipe.per_device_train_batch_size) {
+        for &sample in used.iter().take(recipe.training.per_device_train_batch_size) {
             load.tokens += samples.measures[sample].tokens;
             load.patches += samples.encoder.patch_count(&samples.conversation(sample)?)?;
+        }
+        let is_frozen = recipe.training.freeze_vision_tower && recipe.training.freeze_multi_modal_projector;
+        if let Some(preference) = &recipe.preference
+            && is_frozen
+            && load.patches > 0
+        {
+            load.kept_features = (preference.vision_cache_mib as u64) << 20;
         }
         Ok(load)
     }
@@ -109,7 +119,7 @@ impl MemoryPlan {
                 inner * config.text.num_hidden_layers as u64
             } + patches * vision.0 * width,
             working: (2 * inner).max(patches * vision.1 * width),
-            buffers: (128 << 20) + patches * vision.2 * F32,
+            buffers: (128 << 20) + patches * vision.2 * F32 + load.kept_features,
             longest_batch: tokens,
             patches,
             peak: 0,
@@ -148,6 +158,7 @@ impl MemoryPlan {
                 let load = Load {
                     tokens: load.tokens.div_ceil(batch.max(1)),
                     patches: load.patches.div_ceil(batch.max(1)),
+                    ..load
                 };
                 (changed != *recipe).then(|| (setting.to_owned(), Self::new(&changed, config, load).peak))
             })
@@ -196,6 +207,7 @@ mod tests {
     const LOAD: Load = Load {
         tokens: 2048,
         patches: 0,
+        kept_features: 0,
     };
 
     #[test]

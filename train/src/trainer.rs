@@ -256,9 +256,11 @@ fn load_selected(recipe: &Recipe, weights: &Checkpoint, selection: &Selection) -
     weights.check(&config)?;
     let parameters = selection.load(weights, &config, &device, dtype)?;
     let model = Model::new(config, parameters, device, dtype, training.recompute);
+    // The reference computes features as training does, alone or together, so that both agree to the bit at first.
+    let is_frozen = training.freeze_vision_tower && training.freeze_multi_modal_projector;
     Ok(match &recipe.preference {
-        None => model,
-        Some(preference) => model.with_feature_cache(preference.vision_cache_mib << 20),
+        Some(preference) if is_frozen => model.with_feature_cache(preference.vision_cache_mib << 20),
+        _ => model,
     })
 }
 

@@ -15,10 +15,15 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     let recipe = args.resolve()?;
     let desk = Desk::training();
     let progress = |done, all| desk.watch(&Event::Counted(done, all));
-    let (stage, recipe) = (recipe.stage(), recipe.training);
-    let samples = Samples::open(&recipe, stage, &AtomicBool::new(false), &progress)?;
-    let config = ModelConfig::from_dir(&recipe.model)?;
+    let samples = Samples::open(
+        &recipe.training,
+        recipe.stage(),
+        &AtomicBool::new(false),
+        &progress,
+    )?;
+    let config = ModelConfig::from_dir(&recipe.training.model)?;
     let load = Load::of(&recipe, &samples)?;
+    let recipe = recipe.training;
     let plan = MemoryPlan::new(&recipe, &config, load);
     let advice = MemoryPlan::advice(&recipe, &config, load);
     let available = memory::available().filter(|_| recipe.device != DeviceType::Cuda);

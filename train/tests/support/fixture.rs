@@ -63,14 +63,20 @@ impl Fixture {
         Self::load(dir, &root().join(base), &case)
     }
 
-    /// References of SmolLM2, `name` being the folder's.
-    pub(crate) fn smollm2(name: &str) -> Self {
+    /// SmolLM2's checkpoint.
+    pub(crate) fn smollm2_checkpoint() -> PathBuf {
         let base = root().join("../../.cache/smollm2");
         assert!(
             base.join("model.safetensors").exists(),
             "run scripts/check, which makes {}",
             base.display()
         );
+        base
+    }
+
+    /// References of SmolLM2, `name` being the folder's.
+    pub(crate) fn smollm2(name: &str) -> Self {
+        let base = Self::smollm2_checkpoint();
         Self::load(root().join("sft").join(name), &base, "smollm2")
     }
 
@@ -212,60 +218,12 @@ impl Fixture {
         assert!(difference < bound(1e-4, 1e-1), "norm of {name}: {difference}");
     }
 
-    /// The LoRA that the references of SmolLM2 start from, written to `dir`: element i of the k-th factor follows from
-    /// a hash (tests/fixtures/README.md).
+    /// The LoRA that the references of SmolLM2 start from, written to `dir`.
     pub(crate) fn hashed_lora(&self, dir: &Path) -> Selection {
-        let adapter = &self.expected["adapter"];
-        let rank = adapter["rank"].as_u64().unwrap() as usize;
-        let targets: Vec<String> = serde_json::from_value(adapter["target_modules"].clone()).unwrap();
-        let lora = Lora {
-            rank,
-            alpha: adapter["alpha"].as_f64().unwrap(),
-            rslora: false,
-            targets,
-            seed: 0,
-            start: Some(dir.to_owned()),
-        };
-        let layers: Vec<(String, Vec<usize>)> = expected_weights(&self.config)
-            .into_iter()
-            .filter(|(name, shape)| lora.covers(name, shape))
-            .collect();
-        let mut names: Vec<String> = layers.iter().flat_map(|(name, _)| factor_names(name)).collect();
-        names.sort();
-        let shift = adapter["salt_shift"].as_u64().unwrap();
-        let factor = |name: &str, kind: &str, size: usize| -> Vec<f32> {
-            let place = names.iter().position(|known| known == name).unwrap() as u32;
-            let spread = adapter["spread"][kind].as_f64().unwrap() as f32;
-            (0..size as u32)
-                .map(|i| {
-                    let hashed = f64::from(hash((place << shift).wrapping_add(i)));
-                    (hashed / f64::from(1u32 << 31) - 1.0) as f32 * spread
-                })
-                .collect()
-        };
-        let updates: Vec<LoraUpdate<'_>> = layers
-            .iter()
-            .map(|(name, shape)| {
-                let [a, b] = factor_names(name);
-                LoraUpdate {
-                    weight: name.clone(),
-                    a: factor(&a, "lora_A", rank * shape[1]).into(),
-                    b: factor(&b, "lora_B", shape[0] * rank).into(),
-                }
-            })
-            .collect();
-        let settings = AdapterSettings {
-            base_model: "SmolLM2".into(),
-            rank,
-            alpha: lora.alpha,
-            use_rslora: false,
-        };
-        AdapterWriter::new(&self.config, &settings)
-            .write(dir, &updates)
-            .unwrap();
+        let base = root().join("../../.cache/smollm2");
         Selection {
             frozen: vec![],
-            lora: Some(lora),
+            lora: Some(write_hashed_lora(&base, &self.expected["adapter"], dir)),
         }
     }
 
@@ -308,6 +266,59 @@ impl Fixture {
             .to_f32(&self.tensors.info(recorded).unwrap())
             .unwrap()
     }
+}
+
+/// Writes the LoRA that `adapter` describes: element i of the k-th factor follows from a hash (tests/fixtures/README.md).
+pub(crate) fn write_hashed_lora(base: &Path, adapter: &Value, dir: &Path) -> Lora {
+    let config = ModelConfig::from_dir(base).unwrap();
+    let rank = adapter["rank"].as_u64().unwrap() as usize;
+    let targets: Vec<String> = serde_json::from_value(adapter["target_modules"].clone()).unwrap();
+    let lora = Lora {
+        rank,
+        alpha: adapter["alpha"].as_f64().unwrap(),
+        rslora: false,
+        targets,
+        seed: 0,
+        start: Some(dir.to_owned()),
+    };
+    let layers: Vec<(String, Vec<usize>)> = expected_weights(&config)
+        .into_iter()
+        .filter(|(name, shape)| lora.covers(name, shape))
+        .collect();
+    let mut names: Vec<String> = layers.iter().flat_map(|(name, _)| factor_names(name)).collect();
+    names.sort();
+    let shift = adapter["salt_shift"].as_u64().unwrap();
+    let factor = |name: &str, kind: &str, size: usize| -> Vec<f32> {
+        let place = names.iter().position(|known| known == name).unwrap() as u32;
+        let spread = adapter["spread"][kind].as_f64().unwrap() as f32;
+        (0..size as u32)
+            .map(|i| {
+                let hashed = f64::from(hash((place << shift).wrapping_add(i)));
+                (hashed / f64::from(1u32 << 31) - 1.0) as f32 * spread
+            })
+            .collect()
+    };
+    let updates: Vec<LoraUpdate<'_>> = layers
+        .iter()
+        .map(|(name, shape)| {
+            let [a, b] = factor_names(name);
+            LoraUpdate {
+                weight: name.clone(),
+                a: factor(&a, "lora_A", rank * shape[1]).into(),
+                b: factor(&b, "lora_B", shape[0] * rank).into(),
+            }
+        })
+        .collect();
+    let settings = AdapterSettings {
+        base_model: "SmolLM2".into(),
+        rank,
+        alpha: lora.alpha,
+        use_rslora: false,
+    };
+    AdapterWriter::new(&config, &settings)
+        .write(dir, &updates)
+        .unwrap();
+    lora
 }
 
 /// Recorded steps, run again.
@@ -402,12 +413,12 @@ pub(crate) fn bound(exact: f64, brief: f64) -> f64 {
 }
 
 /// The canonical name of a recorded tensor.
-fn canonical(recorded: &str) -> String {
+pub(crate) fn canonical(recorded: &str) -> String {
     WeightNames::canonical(recorded.strip_prefix("base_model.model.").unwrap_or(recorded))
 }
 
 /// `count` of the values at even distances, as large references are recorded.
-fn thinned(values: &[f32], count: usize) -> Vec<f32> {
+pub(crate) fn thinned(values: &[f32], count: usize) -> Vec<f32> {
     (0..count).map(|i| values[i * values.len() / count]).collect()
 }
 

@@ -19,8 +19,9 @@ pub(crate) fn tiny(case: &str) -> PathBuf {
     fixtures().join("tiny").join(case)
 }
 
-/// A training by `lwv-train sft`, in a folder of its own.
+/// A training by `lwv-train`, in a folder of its own.
 pub(crate) struct Training {
+    stage: &'static str,
     folder: TempDir,
     model: PathBuf,
     dataset: PathBuf,
@@ -29,16 +30,26 @@ pub(crate) struct Training {
 }
 
 impl Training {
-    /// Of the tiny checkpoint `case`, on the samples that fit it.
+    /// By `sft`, of the tiny checkpoint `case`, on the samples that fit it.
     pub(crate) fn of(case: &str, settings: &str) -> Self {
+        Self::by("sft", "sft", case, settings)
+    }
+
+    /// By `iter-dpo`, of the tiny checkpoint `case`, on the pairs that fit it.
+    pub(crate) fn preferred(case: &str, settings: &str) -> Self {
+        Self::by("iter-dpo", "dpo", case, settings)
+    }
+
+    fn by(stage: &'static str, samples: &str, case: &str, settings: &str) -> Self {
         let has_vision = tiny(case).join("preprocessor_config.json").exists();
-        let samples = if has_vision { "tiny.jsonl" } else { "text.jsonl" };
+        let file = if has_vision { "tiny.jsonl" } else { "text.jsonl" };
         let folder = tempfile::tempdir().unwrap();
         Self {
+            stage,
             output: folder.path().join("out"),
             folder,
             model: tiny(case),
-            dataset: fixtures().join("sft").join(samples),
+            dataset: fixtures().join(samples).join(file),
             settings: settings.split_whitespace().map(str::to_owned).collect(),
         }
     }
@@ -90,7 +101,7 @@ impl Training {
     /// Its command, with `more` arguments.
     pub(crate) fn command(&self, more: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lwv-train"));
-        command.arg("sft").args(["--device", "cpu", "--json"]);
+        command.arg(self.stage).args(["--device", "cpu", "--json"]);
         command.arg("--model").arg(&self.model);
         command.arg("--dataset").arg(&self.dataset);
         command.arg("--media-dir").arg(fixtures());

@@ -1,0 +1,243 @@
+"""A task whose truth a program knows: articles that must state the numbers of a small table.
+
+    python scripts/learn/tables.py prompts FILE --kind sft|held-out|train-SEED --count N
+    python scripts/learn/tables.py correct PROMPTS ARTICLES FILE
+    python scripts/learn/tables.py check PROMPTS ARTICLES
+
+`prompts` writes one table with its instruction and a reference article a line; kinds never share a table. `correct` makes
+of generated articles what `lwv-data pairs` reads: the pages as they were written, and as an editor leaves them, who changes
+wrong numbers and writes a page anew only where it is missing or about something else. `check` prints a JSON object: the rate
+of wrong numbers among those stated, of numbers that are missing, and how long articles are.
+"""
+
+import argparse
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROWS = 6
+SUBJECTS = [
+    ("harbours", "harbour", "ships", "berths"),
+    ("villages", "village", "people", "houses"),
+    ("libraries", "library", "books", "readers"),
+    ("farms", "farm", "sheep", "acres"),
+    ("schools", "school", "pupils", "rooms"),
+    ("museums", "museum", "paintings", "guests"),
+    ("stations", "station", "trains", "platforms"),
+    ("mines", "mine", "workers", "tunnels"),
+]
+ONSETS = ["al", "bor", "cen", "dar", "el", "fen", "gor", "hal", "is", "jor", "kel", "lor", "mar", "nor", "or", "pel"]
+ENDINGS = ["vorn", "by", "dale", "mouth", "stad", "wick", "field", "heim", "port", "tow", "gard", "ness"]
+PATTERNS = [
+    "{name} has {first} {one} and {second} {two}.",
+    "In {name} there are {first} {one}, and {second} {two} belong to it.",
+    "The {thing} of {name} counts {first} {one}. It also counts {second} {two}.",
+    "{name} is known for its {first} {one}. There are {second} {two} as well.",
+]
+REMARKS = [
+    "It lies in a quiet part of the country.",
+    "Visitors come here in every season.",
+    "Its history goes back a long way.",
+    "Many families have stayed for generations.",
+    "The road to it is narrow and old.",
+    "Its people are proud of it.",
+]
+NUMBER = re.compile(r"\d+(?:,\d{3})*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    first: int
+    second: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A table, and what is asked for."""
+
+    subject: tuple[str, str, str, str]
+    rows: list[Row]
+
+    def instruction(self) -> str:
+        """The prompt."""
+        plural, thing, one, two = self.subject
+        lines = [f"| {thing} | {one} | {two} |", "|---|---|---|"]
+        lines += [f"| {row.name} | {row.first} | {row.second} |" for row in self.rows]
+        ask = f"Write an article about these {plural}: one paragraph for each line of the table, which states its numbers."
+        return ask + "\n\n" + "\n".join(lines)
+
+    def page(self, row: Row, generator: random.Random) -> str:
+        """What the reference writer says of a row."""
+        _, thing, one, two = self.subject
+        words = {"name": row.name, "thing": thing, "one": one, "two": two, "first": row.first, "second": row.second}
+        sentences = [generator.choice(PATTERNS).format(**words), generator.choice(REMARKS)]
+        return " ".join(sentences)
+
+    def record(self) -> dict:
+        """The task as JSON."""
+        rows = [[row.name, row.first, row.second] for row in self.rows]
+        return {"subject": self.subject, "rows": rows}
+
+
+def generator_of(*parts: object) -> random.Random:
+    """Random numbers that are the same wherever they are drawn."""
+    return random.Random("/".join(map(str, parts)))
+
+
+def read_task(record: dict) -> Task:
+    """A task from JSON."""
+    return Task(tuple(record["subject"]), [Row(*row) for row in record["rows"]])
+
+
+def draw(kind: str, index: int) -> Task:
+    """Task number `index` of its kind."""
+    generator = generator_of(kind, index)
+    names = set()
+    while len(names) < ROWS:
+        names.add((generator.choice(ONSETS) + generator.choice(ENDINGS)).capitalize())
+    names = sorted(names)
+    generator.shuffle(names)
+    rows = [Row(name, generator.randint(1000, 9999), generator.randint(100, 999)) for name in names]
+    return Task(generator.choice(SUBJECTS), rows)
+
+
+def write_prompts(args: argparse.Namespace) -> None:
+    """Writes tasks, which are conversations for fine-tuning too."""
+    with open(args.file, "w") as file:
+        for index in range(args.count):
+            task, generator = draw(args.kind, index), generator_of("page", args.kind, index)
+            article = "\n\n".join(task.page(row, generator) for row in task.rows)
+            turns = [{"from": "human", "value": task.instruction()}, {"from": "gpt", "value": article}]
+            record = {"id": f"{args.kind}-{index}", "conversations": turns, "task": task.record()}
+            file.write(json.dumps(record) + "\n")
+
+
+def pages(article: str) -> list[str]:
+    """An article's paragraphs."""
+    return [page.strip() for page in re.split(r"\n\s*\n", article) if page.strip()]
+
+
+@dataclass
+class Number:
+    """A number that a page states."""
+
+    start: int
+    end: int
+    value: int
+    right: int | None
+
+    def is_wrong(self) -> bool:
+        """Whether the table says otherwise."""
+        return self.right is not None and self.value != self.right
+
+
+def numbers(task: Task, row: Row, page: str) -> list[Number]:
+    """The numbers of a page about a row, each with what the table says for it.
+
+    That goes by the word after it; where that is neither column's, the number must be one of the row's.
+    """
+    _, _, one, two = task.subject
+    found = []
+    for match in NUMBER.finditer(page):
+        value = int(match.group().replace(",", ""))
+        after = page[match.end() :].split()
+        word = after[0].strip(".,;:") if after else ""
+        right = {one: row.first, two: row.second}.get(word)
+        if right is None and value not in (row.first, row.second):
+            # The nearer one, as an editor would think.
+            right = row.first if abs(value - row.first) < abs(value - row.second) else row.second
+        found.append(Number(match.start(), match.end(), value, right))
+    return found
+
+
+def corrected(task: Task, row: Row, page: str, generator: random.Random) -> str:
+    """A page as an editor leaves it."""
+    stated = numbers(task, row, page)
+    if row.name not in page or len(stated) < 2:
+        return task.page(row, generator)
+    for number in reversed(stated):
+        if number.is_wrong():
+            page = page[: number.start] + str(number.right) + page[number.end :]
+    return page
+
+
+def correct(args: argparse.Namespace) -> None:
+    """Writes the rows that `lwv-data pairs` reads."""
+    with open(args.file, "w") as file:
+        for prompt, article in zip(lines(args.prompts), lines(args.articles), strict=True):
+            task, generator = read_task(prompt["task"]), generator_of("edit", prompt["id"])
+            original = pages(article["text"])
+            original += [""] * (len(task.rows) - len(original))
+            revised = [corrected(task, row, page, generator) for row, page in zip(task.rows, original)]
+            # What comes after the last row's page is superfluous.
+            revised += [""] * (len(original) - len(revised))
+            instruction = prompt["conversations"][0]["value"]
+            row = {"id": prompt["id"], "instruction": instruction, "original": original, "revised": revised}
+            file.write(json.dumps(row) + "\n")
+
+
+def lines(path: Path) -> list[dict]:
+    """The objects of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check(args: argparse.Namespace) -> None:
+    """Prints how faithful articles are to their tables."""
+    stated = wrong = missing = wanted = complete = words = 0
+    articles = lines(args.articles)
+    for prompt, article in zip(lines(args.prompts), articles, strict=True):
+        task, found = read_task(prompt["task"]), pages(article["text"])
+        words += len(article["text"].split())
+        complete += len(found) == len(task.rows)
+        wanted += 2 * len(task.rows)
+        found += [""] * (len(task.rows) - len(found))
+        for row, page in zip(task.rows, found):
+            of_page = numbers(task, row, page)
+            stated += len(of_page)
+            wrong += sum(number.is_wrong() for number in of_page)
+            values = {number.value for number in of_page}
+            missing += sum(value not in values for value in (row.first, row.second))
+        # Numbers after the last row's page are nobody's.
+        beyond = sum(len(NUMBER.findall(page)) for page in found[len(task.rows) :])
+        stated, wrong = stated + beyond, wrong + beyond
+    print(
+        json.dumps(
+            {
+                "articles": len(articles),
+                "stated": stated,
+                "wrong": wrong,
+                "wrong_rate": wrong / max(stated, 1),
+                "missing_rate": missing / max(wanted, 1),
+                "words": words / max(len(articles), 1),
+                "complete": complete / max(len(articles), 1),
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("prompts")
+    command.add_argument("file", type=Path)
+    command.add_argument("--kind", required=True)
+    command.add_argument("--count", type=int, required=True)
+    command.set_defaults(run=write_prompts)
+    for name, run in [("correct", correct), ("check", check)]:
+        command = commands.add_parser(name)
+        command.add_argument("prompts", type=Path)
+        command.add_argument("articles", type=Path)
+        if run is correct:
+            command.add_argument("file", type=Path)
+        command.set_defaults(run=run)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
