@@ -51,20 +51,21 @@ impl JsonFile {
 
     /// Reads one record anew, as a conversation.
     pub(crate) fn get(&self, index: usize) -> Result<Conversation> {
-        self.parsed(index, |value, origin| {
-            record::draft(value, &self.media)?.finish(origin)
+        self.parsed(index, |value, media, origin| {
+            record::draft(value, media)?.finish(origin)
         })
     }
 
     /// Reads one record anew, as a pair.
     pub(crate) fn pair(&self, index: usize) -> Result<Pair> {
-        self.parsed(index, |value, origin| Pair::read(value, &self.media, origin))
+        self.parsed(index, Pair::read)
     }
 
-    fn parsed<T>(
+    /// Reads one record anew, as what `parse` makes of it, the folder of pictures and where it stands.
+    pub(crate) fn parsed<T>(
         &self,
         index: usize,
-        parse: impl Fn(&Value, Origin) -> std::result::Result<T, Problem>,
+        parse: impl Fn(&Value, &MediaDir, Origin) -> std::result::Result<T, Problem>,
     ) -> Result<T> {
         let record = self.records[index];
         let bytes = self
@@ -72,7 +73,7 @@ impl JsonFile {
             .map_err(|source| read_error(&self.path, source))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| self.json_error(record, &error))?;
         let origin = self.origin(record.line);
-        parse(&value, origin.clone()).map_err(|problem| problem.at(&origin))
+        parse(&value, &self.media, origin.clone()).map_err(|problem| problem.at(&origin))
     }
 
     fn read(&self, record: Record) -> std::io::Result<Vec<u8>> {

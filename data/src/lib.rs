@@ -2,6 +2,7 @@
 //!
 //! - [`Dataset`] finds the samples of JSON and Parquet files and reads any of them as a [`Conversation`].
 //! - Where two answers to one prompt are compared, it reads a [`Pair`] instead.
+//! - [`Scripts`] reads long texts that people have corrected, page by page, and a [`ScriptRow`] makes pairs of them.
 //! - [`Encoder`] makes an [`Example`] or a [`PairExample`] of it: token ids, labels and image patches.
 //! - [`Order`] and [`split`] say which sample comes when, [`Loader`] encodes them ahead in other threads.
 //! - [`count_words`] measures answers as the paper does.
@@ -30,9 +31,13 @@ mod pair;
 mod pair_example;
 mod parquet_file;
 mod parquet_row;
+mod prefixes;
 mod record;
 #[cfg(test)]
 mod samples;
+mod script;
+mod scripts;
+mod segments;
 mod sharegpt;
 mod words;
 
@@ -47,4 +52,7 @@ pub use order::{LengthGrouping, Order, Validation, split};
 pub use origin::{Origin, Place};
 pub use pair::Pair;
 pub use pair_example::{Answered, PairExample};
+pub use prefixes::{PrefixCounts, PrefixPair, PrefixRule};
+pub use script::{Script, ScriptRow, ScriptText};
+pub use scripts::Scripts;
 pub use words::count_words;

@@ -1,8 +1,9 @@
-//! `lwv-data`: checks and measures datasets. See `lwv-data --help`.
+//! `lwv-data`: checks and measures datasets, makes preference pairs. See `lwv-data --help`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod cli;
 mod histogram;
+mod pairs;
 mod plot;
 mod stats;
 mod sweep;
@@ -18,7 +19,7 @@ use lwv_data::{Dataset, Encoder, EncoderSettings};
 use lwv_processor::Processor;
 use serde::Serialize;
 
-use crate::cli::{Arguments, Command, Source, Stats, Validate};
+use crate::cli::{Arguments, Command, Pairs, Source, Stats, Validate};
 use crate::validate::Rules;
 
 /// Exit status after Ctrl-C, as shells have it.
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = catch_interrupts().and_then(|()| match &arguments.command {
         Command::Validate(arguments) => validate(arguments),
         Command::Stats(arguments) => stats(arguments),
+        Command::Pairs(arguments) => pairs(arguments),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -96,6 +98,18 @@ fn stats(arguments: &Stats) -> Result<bool> {
     Ok(statistics.unusable == 0)
 }
 
+/// Whether every row could be used.
+fn pairs(arguments: &Pairs) -> Result<bool> {
+    let report = pairs::pairs(arguments, say)?;
+    save_recipe(arguments, &arguments.out)?;
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print(&report.table())?;
+    }
+    Ok(report.unusable == 0)
+}
+
 fn open(source: &Source) -> Result<(Dataset, Option<Encoder>)> {
     let settings = EncoderSettings {
         min_pixels: source.image_min_pixels,
@@ -110,8 +124,9 @@ fn open(source: &Source) -> Result<(Dataset, Option<Encoder>)> {
     Ok((dataset, encoder))
 }
 
-fn save_recipe(arguments: &Stats, plot: &Path) -> Result<()> {
-    let mut path = plot.as_os_str().to_owned();
+/// Writes settings beside the file that was made with them.
+fn save_recipe(arguments: &impl Serialize, made: &Path) -> Result<()> {
+    let mut path = made.as_os_str().to_owned();
     path.push(".recipe.json");
     let recipe = serde_json::to_string_pretty(arguments)? + "\n";
     std::fs::write(&path, recipe).with_context(|| format!("cannot write `{}`", Path::new(&path).display()))
