@@ -29,7 +29,7 @@ from dpo import Recipe
 from sft_smollm2 import ALPHA, RANK, TARGETS, hashed, thinned
 
 SPREAD = {"lora_A": 0.04, "lora_B": 0.0}
-RECIPES = {"full": Recipe(learning_rate=5e-6), "lora": Recipe(learning_rate=1e-3)}
+RECIPES = {"full": Recipe(learning_rate=5e-6), "lora": Recipe(learning_rate=2e-4)}
 FOLDERS = {"full": "smollm2", "lora": "smollm2_lora"}
 COUNTS = {"full": 512, "lora": 64}
 
