@@ -3,11 +3,13 @@
     python scripts/learn/tables.py prompts FILE --kind sft|held-out|train-SEED --count N
     python scripts/learn/tables.py correct PROMPTS ARTICLES FILE
     python scripts/learn/tables.py check PROMPTS ARTICLES
+    python scripts/learn/tables.py report FOLDER SEED...
 
 `prompts` writes one table with its instruction and a reference article a line; kinds never share a table. `correct` makes
 of generated articles what `lwv-data pairs` reads: the pages as they were written, and as an editor leaves them, who changes
 wrong numbers and writes a page anew only where it is missing or about something else. `check` prints a JSON object: the rate
-of wrong numbers among those stated, of numbers that are missing, and how long articles are.
+of wrong numbers among those stated, of numbers that are missing, and how long articles are. `report` prints what scripts/learn/tables
+has measured as a table.
 """
 
 import argparse
@@ -220,6 +222,26 @@ def check(args: argparse.Namespace) -> None:
     )
 
 
+def report(args: argparse.Namespace) -> None:
+    """Prints what was measured on the held-out tables."""
+    print("| writer | wrong numbers | missing numbers | words | complete |\n|---|---|---|---|---|")
+    print(report_row("fine-tuned", [json.loads((args.folder / "held-out-sft.json").read_text())]))
+    for arm, name in [("whole", "whole texts"), ("all", "prefixes")]:
+        files = [args.folder / f"seed-{seed}" / f"held-out-{arm}.json" for seed in args.seeds]
+        measured = [json.loads(file.read_text()) for file in files]
+        print(report_row(f"IterDPO, {name}, mean", measured))
+        for seed, one in zip(args.seeds, measured):
+            print(report_row(f"· seed {seed}", [one]))
+
+
+def report_row(name: str, measured: list[dict]) -> str:
+    """A row of the report: means over seeds."""
+    mean = lambda key: sum(one[key] for one in measured) / len(measured)  # noqa: E731
+    rates = [f"{100 * mean(key):.1f} %" for key in ("wrong_rate", "missing_rate")]
+    cells = [name, *rates, f"{mean('words'):.1f}", f"{100 * mean('complete'):.0f} %"]
+    return "| " + " | ".join(cells) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -235,6 +257,10 @@ def main() -> None:
         if run is correct:
             command.add_argument("file", type=Path)
         command.set_defaults(run=run)
+    command = commands.add_parser("report")
+    command.add_argument("folder", type=Path)
+    command.add_argument("seeds", nargs="+")
+    command.set_defaults(run=report)
     args = parser.parse_args()
     args.run(args)
 
