@@ -51,6 +51,17 @@ impl Curriculum {
         step.is_multiple_of(self.steps_per_epoch())
     }
 
+    /// The samples that come up in any step, ascending.
+    pub fn used(&self) -> Vec<usize> {
+        let mut used = if self.total_steps < self.steps_per_epoch() {
+            self.rest_of_epoch(0).into_iter().flatten().flatten().collect()
+        } else {
+            self.samples.clone()
+        };
+        used.sort_unstable();
+        used
+    }
+
     /// The batches of all steps from `step` (counted from 0) to the end of its epoch or of the training. Where they
     /// stand follows from the number of the step alone, so that going on reads nothing again.
     pub fn rest_of_epoch(&self, step: usize) -> Vec<Vec<Vec<usize>>> {
@@ -94,6 +105,25 @@ mod tests {
         assert_eq!(steps[0], [[0, 1], [2, 3]]);
         assert_eq!(steps[2], [vec![8, 9], vec![10]]);
         assert!(curriculum.ends_epoch(3) && !curriculum.ends_epoch(2));
+    }
+
+    #[test]
+    fn few_steps_use_few_samples() {
+        let used = |steps| {
+            curriculum(TrainingRecipe {
+                max_steps: Some(steps),
+                ..TrainingRecipe::default()
+            })
+            .used()
+        };
+        assert_eq!((used(4).len(), used(11)), (4, (0..11).collect()));
+        let mut first: Vec<usize> = curriculum(TrainingRecipe::default())
+            .rest_of_epoch(0)
+            .concat()
+            .concat();
+        first.truncate(4);
+        first.sort_unstable();
+        assert_eq!(used(4), first);
     }
 
     #[test]

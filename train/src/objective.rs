@@ -7,7 +7,7 @@ use lwv_data::{Dataset, Encoded, Encoder};
 use lwv_model::Checkpoint;
 
 use crate::recipe::Recipe;
-use crate::{Model, PreferenceMetrics, Result, Samples, Watch};
+use crate::{Curriculum, Model, PreferenceMetrics, Result, Samples, Watch};
 
 pub use preferred::Preferred;
 pub use supervised::Supervised;
@@ -53,6 +53,8 @@ pub struct Preparation<'a> {
     pub recipe: &'a Recipe,
     /// The samples.
     pub samples: &'a Samples,
+    /// Which of them come when.
+    pub curriculum: &'a Curriculum,
     /// The checkpoint that training starts from.
     pub base: &'a Checkpoint,
     /// Set when the user interrupts.

@@ -64,7 +64,11 @@ impl Reference {
         let mut reference = Self { cache };
         let completion = Completion {
             model,
-            samples: of.samples.key.clone(),
+            samples: format!(
+                "{} {}",
+                of.samples.key,
+                hexadecimal(&Sha256::digest(format!("{:?}", used(of))))
+            ),
         };
         let path = output_dir.join(Completion::FILE);
         if !completion.is_in(&path) || reference.cache.is_empty() {
@@ -76,13 +80,7 @@ impl Reference {
     }
 
     fn ask(&mut self, of: &Preparation<'_>) -> Result<()> {
-        let mut samples: Vec<usize> = of
-            .samples
-            .train
-            .iter()
-            .chain(&of.samples.held_out)
-            .copied()
-            .collect();
+        let mut samples = used(of);
         // Prefixes of one text stand together and show the same pictures.
         samples.sort_unstable();
         let all = samples.len();
@@ -123,6 +121,11 @@ impl Reference {
             .get(digest)?
             .ok_or_else(|| Error::NoReference(pair.origin.to_string()))
     }
+}
+
+/// The samples that come up in a step or are held out.
+fn used(of: &Preparation<'_>) -> Vec<usize> {
+    [of.curriculum.used(), of.samples.held_out.clone()].concat()
 }
 
 fn log_probabilities(model: &Model, pair: &PairExample) -> Result<[Vec<f64>; 2]> {
@@ -177,7 +180,11 @@ fn model_digest(of: &Preparation<'_>) -> Result<String> {
             }
         }
     }
-    Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&all.finalize()))
+}
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn add_weight(all: &mut Sha256, base: &Checkpoint, name: &str, shape: &[usize]) -> Result<()> {

@@ -115,6 +115,7 @@ impl<O: Objective> Trainer<O> {
         let objective = O::prepare(&Preparation {
             recipe: &recipe,
             samples: &samples,
+            curriculum: &curriculum,
             base: &base,
             cancelled: &cancelled,
             watch,
