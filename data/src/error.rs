@@ -159,6 +159,12 @@ pub enum Problem {
         /// The first message that differs, counted from 0.
         message: usize,
     },
+    /// A text named as another one is.
+    #[error("`id` is `{id}`, as in an earlier row; give every text its own")]
+    SameId {
+        /// The name.
+        id: String,
+    },
     /// Two answers that are the same.
     #[error("`chosen` and `rejected` are the same, so there is nothing to prefer")]
     SameAnswers,

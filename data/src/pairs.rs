@@ -1,9 +1,10 @@
+use std::collections::HashSet;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use lwv_data::{
-    PrefixCounts, PrefixPair, PrefixRule, Script, ScriptRow, Scripts, Validation, count_words, split,
+    PrefixCounts, PrefixPair, PrefixRule, Problem, Script, ScriptRow, Scripts, Validation, count_words, split,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -50,6 +51,12 @@ pub(crate) fn pairs(arguments: &Pairs, mut complain: impl FnMut(&str)) -> Result
             );
         }
     }
+    if arguments.eval_out.as_ref() == Some(&arguments.out) {
+        bail!("`--out` and `--eval-out` are the same file; name two");
+    }
+    if !(arguments.val_size >= 0.0 && arguments.val_size.is_finite()) {
+        bail!("`--val-size` is `{}`: it must be at least 0", arguments.val_size);
+    }
     let scripts = Scripts::open(&arguments.corrections, arguments.media_dir.as_deref())?;
     let mut report = Report::default();
     let rows = usable(&scripts, arguments, &mut report, &mut complain)?;
@@ -61,9 +68,11 @@ pub(crate) fn pairs(arguments: &Pairs, mut complain: impl FnMut(&str)) -> Result
     let of = |places: &[usize]| places.iter().map(|place| &rows[*place]).collect::<Vec<_>>();
     let trained = write(&arguments.out, &of(&train), arguments, &mut report.train)?;
     if report.train.counts.pairs == 0 {
+        let counts = report.train.counts;
         bail!(
-            "no pair was made: nothing was corrected in `{}` texts",
-            train.len()
+            "no pair was made: of `{}` texts, nothing was corrected in `{}`, and the others are blank when corrected",
+            counts.scripts,
+            counts.untouched
         );
     }
     if let Some(path) = &arguments.eval_out {
@@ -94,10 +103,20 @@ fn usable(
         leaves_open: arguments.ends == Ends::Auto,
         separator: arguments.separator.replace("\\n", "\n"),
     };
-    let folder = arguments.out.parent().unwrap_or(Path::new(""));
-    let mut made = Vec::new();
+    // Paths of images that hold beside both files.
+    let folder = arguments.out.parent();
+    let both = arguments
+        .eval_out
+        .as_ref()
+        .is_none_or(|path| path.parent() == folder);
+    let mut made: Vec<Made> = Vec::new();
+    let mut ids = HashSet::new();
     for index in 0..scripts.len() {
-        let row = scripts.get(index, folder);
+        let row = scripts.get(index, folder.filter(|_| both));
+        let row = row.and_then(|row| match ids.insert(row.script.id.clone()) {
+            true => Ok(row),
+            false => Err(Problem::SameId { id: row.script.id }.at(&row.origin)),
+        });
         match row.and_then(|row| row.pairs(&rule).map(|pairs| (row, pairs))) {
             Ok((row, (pairs, counts))) => made.push(Made { row, pairs, counts }),
             Err(error) if arguments.strict || !error.is_of_sample() => return Err(error.into()),

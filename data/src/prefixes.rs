@@ -125,7 +125,7 @@ impl Script {
             });
         }
         counts.pairs = pairs.len();
-        counts.untouched = usize::from(self.original == self.revised);
+        counts.untouched = usize::from(pairs.is_empty() && counts.blank_chosen == 0);
         Ok((pairs, counts))
     }
 

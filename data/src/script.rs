@@ -1,4 +1,4 @@
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::segments::{Segments, by_pages, by_sections, by_sentences};
 use crate::{Origin, Problem};
@@ -15,10 +15,18 @@ pub struct Script {
     /// What was asked for.
     pub instruction: String,
     /// What the writer was told to be.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "or_nothing",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub system: String,
     /// Paths of the pictures, one a page.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "or_nothing",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub images: Vec<String>,
     /// The text as it was written.
     pub original: ScriptText,
@@ -43,6 +51,11 @@ pub struct ScriptRow {
     pub script: Script,
     /// Where it stands.
     pub origin: Origin,
+}
+
+/// Null is the same as nothing.
+fn or_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 impl Script {

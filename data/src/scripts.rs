@@ -51,11 +51,12 @@ impl Scripts {
         self.len() == 0
     }
 
-    /// Reads row `index`, whose pictures must be there. Their paths become such that they hold in the folder `target` too.
+    /// Reads row `index`, whose pictures must be there. Their paths become such that they hold in the folder `target` too, or
+    /// everywhere if there is none.
     ///
     /// # Errors
     /// A row that is no script, or a picture that is missing.
-    pub fn get(&self, index: usize, target: &Path) -> Result<ScriptRow> {
+    pub fn get(&self, index: usize, target: Option<&Path>) -> Result<ScriptRow> {
         let len = self.len();
         if index >= len {
             return Err(Error::NoSample { index, len });
@@ -85,7 +86,12 @@ fn read(value: &Value) -> Result<Script, Problem> {
 }
 
 /// The path of a picture that is there, as it must be written for a reader in the folder `target`.
-fn placed(path: &str, media: &MediaDir, has_media_dir: bool, target: &Path) -> Result<String, Problem> {
+fn placed(
+    path: &str,
+    media: &MediaDir,
+    has_media_dir: bool,
+    target: Option<&Path>,
+) -> Result<String, Problem> {
     let ImageSource::File(file) = media.source("images", path)? else {
         return Ok(path.to_owned());
     };
@@ -97,7 +103,7 @@ fn placed(path: &str, media: &MediaDir, has_media_dir: bool, target: &Path) -> R
     }
     // A reader is given the same folder of pictures, or looks beside the file that it reads.
     let real = |path: &Path| path.canonicalize().ok();
-    if has_media_dir || real(&target.join(path)) == real(&file) {
+    if has_media_dir || target.is_some_and(|target| real(&target.join(path)) == real(&file)) {
         return Ok(path.to_owned());
     }
     let absolute = std::path::absolute(&file).unwrap_or(file);

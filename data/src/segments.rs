@@ -58,7 +58,7 @@ pub(crate) fn by_sections(original: &str, revised: &str) -> Option<Segments> {
 
 /// One piece for every run of sentences that was changed, with those before it that were not, and one for the rest.
 pub(crate) fn by_sentences(original: &str, revised: &str) -> Segments {
-    let [old, new] = [original, revised].map(|text| text.split_sentence_bounds().collect::<Vec<_>>());
+    let [old, new] = [original, revised].map(sentences);
     let mut pieces = vec![[String::new(), String::new()]];
     let mut is_changed = false;
     for step in capture_diff_slices(Algorithm::Myers, &old, &new) {
@@ -73,6 +73,21 @@ pub(crate) fn by_sentences(original: &str, revised: &str) -> Segments {
         }
     }
     concatenated(pieces)
+}
+
+/// A text cut after its sentences. Where an ASCII mark is followed by no space, as in `v2.A` or an address, none ends.
+fn sentences(text: &str) -> Vec<&str> {
+    let mut sentences = Vec::new();
+    let (mut start, mut end) = (0, 0);
+    for piece in text.split_sentence_bounds() {
+        end += piece.len();
+        let said = piece.trim_end_matches(['"', '\'', ')', ']', '”', '’']);
+        if !said.ends_with(['.', '!', '?']) || end == text.len() {
+            sentences.push(&text[start..end]);
+            start = end;
+        }
+    }
+    sentences
 }
 
 fn concatenated(pieces: Vec<[String; 2]>) -> Segments {
@@ -157,6 +172,20 @@ mod tests {
         );
         let start = by_sentences("Gone. Stays.", "Stays.");
         assert_eq!(pieces(&start), [["Gone. ", ""], ["Stays.", "Stays."]]);
+    }
+
+    #[test]
+    fn marks_inside_words_end_nothing() {
+        assert_eq!(
+            sentences("See http://a/b?x=1 now. Is v2.A it?yes. \"Good.\" End"),
+            [
+                "See http://a/b?x=1 now. ",
+                "Is v2.A it?yes. ",
+                "\"Good.\" ",
+                "End"
+            ]
+        );
+        assert_eq!(sentences("Same. Same. Same."), ["Same. ", "Same. ", "Same."]);
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn nothing_corrected_writes_nothing() {
     assert_eq!(run.status, Some(1));
     assert!(
         run.stderr
-            .contains("no pair was made: nothing was corrected in `1` texts"),
+            .contains("no pair was made: of `1` texts, nothing was corrected in `1`"),
         "{}",
         run.stderr
     );
@@ -192,6 +192,45 @@ fn texts_are_held_out_whole() {
     assert_ne!(held_out, scripts("held-out.jsonl"));
     let without = pairs(folder.path(), "--val-size 0.3");
     assert_eq!(without.status, Some(2));
+}
+
+#[test]
+fn what_would_mix_the_two_files_is_refused() {
+    let folder = folder(&[deck("d", &["a"], &["A"]), deck("d", &["b"], &["B"])]);
+    let run = pairs(folder.path(), "");
+    assert_eq!(run.status, Some(1));
+    assert!(
+        run.stderr
+            .contains("corrections.jsonl:2`: `id` is `d`, as in an earlier row"),
+        "{}",
+        run.stderr
+    );
+    for arguments in [
+        "--val-size 0.5 --eval-out pairs.jsonl",
+        "--val-size nan --eval-out x.jsonl",
+    ] {
+        let run = pairs(folder.path(), arguments);
+        assert!(
+            run.status == Some(1) && run.stderr.contains("error: "),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn shorter_pages_null_fields_and_a_system_prompt() {
+    let row = json!({"id": "d", "instruction": "写。", "system": "You write.", "images": null,
+        "original": ["第一页是河和房子。", "二"], "revised": ["第一页是河。", "二"]});
+    let folder = folder(&[row]);
+    let pairs = made(folder.path(), "--script-weight equal-scripts");
+    assert_eq!(
+        pairs[1]["conversations"][0],
+        json!({"from": "system", "value": "You write."})
+    );
+    assert_eq!(pairs[1]["chosen"]["value"], "第一页是河。\n\n二");
+    assert_eq!(pairs[1]["rejected"]["value"], "第一页是河和房子。\n\n二");
+    assert!(pairs.iter().all(|pair| pair["weight"] == 0.5));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 `prompts` writes one table with its instruction and a reference article a line; kinds never share a table. `correct` makes
 of generated articles what `lwv-data pairs` reads: the pages as they were written, and as an editor leaves them, who changes
-wrong numbers and writes a page anew only where it is missing or about something else. `check` prints a JSON object: the rate
+wrong numbers, writes the page of a row that was skipped and takes out what is repeated. `check` prints a JSON object: the rate
 of wrong numbers among those stated, of numbers that are missing, and how long articles are. `report` prints what scripts/learn/tables
 has measured as a table.
 """
@@ -157,10 +157,16 @@ def numbers(task: Task, row: Row, page: str) -> list[Number]:
     return found
 
 
+def row_of(task: Task, page: str) -> int | None:
+    """The row that a page is about: the first one that it names."""
+    named = [(page.find(row.name), index) for index, row in enumerate(task.rows) if row.name in page]
+    return min(named)[1] if named else None
+
+
 def corrected(task: Task, row: Row, page: str, generator: random.Random) -> str:
-    """A page as an editor leaves it."""
+    """A page about a row as an editor leaves it."""
     stated = numbers(task, row, page)
-    if row.name not in page or len(stated) < 2:
+    if len(stated) < 2:
         return task.page(row, generator)
     for number in reversed(stated):
         if number.is_wrong():
@@ -168,16 +174,26 @@ def corrected(task: Task, row: Row, page: str, generator: random.Random) -> str:
     return page
 
 
+def edited(task: Task, article: str, generator: random.Random) -> list[tuple[str, str]]:
+    """Pages before and after the editor, who writes those of rows that were skipped, and takes out what is nobody's or repeated."""
+    result, following = [], 0
+    for page in pages(article):
+        index = row_of(task, page)
+        if index is None or index < following:
+            result.append((page, ""))
+            continue
+        result += [("", task.page(row, generator)) for row in task.rows[following:index]]
+        result.append((page, corrected(task, task.rows[index], page, generator)))
+        following = index + 1
+    return result + [("", task.page(row, generator)) for row in task.rows[following:]]
+
+
 def correct(args: argparse.Namespace) -> None:
     """Writes the rows that `lwv-data pairs` reads."""
     with open(args.file, "w") as file:
         for prompt, article in zip(lines(args.prompts), lines(args.articles), strict=True):
             task, generator = read_task(prompt["task"]), generator_of("edit", prompt["id"])
-            original = pages(article["text"])
-            original += [""] * (len(task.rows) - len(original))
-            revised = [corrected(task, row, page, generator) for row, page in zip(task.rows, original)]
-            # What comes after the last row's page is superfluous.
-            revised += [""] * (len(original) - len(revised))
+            original, revised = zip(*edited(task, article["text"], generator))
             instruction = prompt["conversations"][0]["value"]
             row = {"id": prompt["id"], "instruction": instruction, "original": original, "revised": revised}
             file.write(json.dumps(row) + "\n")
@@ -190,41 +206,34 @@ def lines(path: Path) -> list[dict]:
 
 def check(args: argparse.Namespace) -> None:
     """Prints how faithful articles are to their tables."""
-    stated = wrong = missing = wanted = complete = words = 0
+    stated = wrong = missing = wanted = skipped = repeated = complete = words = 0
     articles = lines(args.articles)
     for prompt, article in zip(lines(args.prompts), articles, strict=True):
         task, found = read_task(prompt["task"]), pages(article["text"])
         words += len(article["text"].split())
-        complete += len(found) == len(task.rows)
         wanted += 2 * len(task.rows)
-        found += [""] * (len(task.rows) - len(found))
-        for row, page in zip(task.rows, found):
-            of_page = numbers(task, row, page)
+        about = [row_of(task, page) for page in found]
+        said = {index: set() for index in range(len(task.rows))}
+        for page, index in zip(found, about):
+            of_page = numbers(task, task.rows[index or 0], page)
             stated += len(of_page)
-            wrong += sum(number.is_wrong() for number in of_page)
-            values = {number.value for number in of_page}
-            missing += sum(value not in values for value in (row.first, row.second))
-        # Numbers after the last row's page are nobody's.
-        beyond = sum(len(NUMBER.findall(page)) for page in found[len(task.rows) :])
-        stated, wrong = stated + beyond, wrong + beyond
-    print(
-        json.dumps(
-            {
-                "articles": len(articles),
-                "stated": stated,
-                "wrong": wrong,
-                "wrong_rate": wrong / max(stated, 1),
-                "missing_rate": missing / max(wanted, 1),
-                "words": words / max(len(articles), 1),
-                "complete": complete / max(len(articles), 1),
-            }
-        )
-    )
+            # What is about no row is wrong whatever it says.
+            wrong += len(of_page) if index is None else sum(number.is_wrong() for number in of_page)
+            if index is not None:
+                said[index] |= {number.value for number in of_page}
+        missing += sum(value not in said[i] for i, row in enumerate(task.rows) for value in (row.first, row.second))
+        skipped += sum(index not in about for index in said)
+        repeated += len(found) - len(set(about))
+        complete += about == list(range(len(task.rows)))
+    count = max(len(articles), 1)
+    result = {"articles": len(articles), "stated": stated, "wrong": wrong, "wrong_rate": wrong / max(stated, 1)}
+    result |= {"missing_rate": missing / max(wanted, 1), "skipped_rows": skipped / count, "repeated_pages": repeated / count}
+    print(json.dumps(result | {"words": words / count, "complete": complete / count}))
 
 
 def report(args: argparse.Namespace) -> None:
     """Prints what was measured on the held-out tables."""
-    print("| writer | wrong numbers | missing numbers | words | complete |\n|---|---|---|---|---|")
+    print("| writer | wrong numbers | missing numbers | rows skipped | words | complete |\n|---|---|---|---|---|---|")
     print(report_row("fine-tuned", [json.loads((args.folder / "held-out-sft.json").read_text())]))
     for arm, name in [("whole", "whole texts"), ("all", "prefixes")]:
         files = [args.folder / f"seed-{seed}" / f"held-out-{arm}.json" for seed in args.seeds]
@@ -238,7 +247,7 @@ def report_row(name: str, measured: list[dict]) -> str:
     """A row of the report: means over seeds."""
     mean = lambda key: sum(one[key] for one in measured) / len(measured)  # noqa: E731
     rates = [f"{100 * mean(key):.1f} %" for key in ("wrong_rate", "missing_rate")]
-    cells = [name, *rates, f"{mean('words'):.1f}", f"{100 * mean('complete'):.0f} %"]
+    cells = [name, *rates, f"{mean('skipped_rows'):.2f}", f"{mean('words'):.1f}", f"{100 * mean('complete'):.0f} %"]
     return "| " + " | ".join(cells) + " |"
 
 
