@@ -8,7 +8,7 @@ use lwv_data::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
+use tempfile::{Builder, NamedTempFile};
 
 use crate::cli::{Ends, Pairs, Prefixes, ScriptWeight};
 
@@ -141,7 +141,13 @@ fn usable(
 fn write(path: &Path, scripts: &[&Made], arguments: &Pairs, part: &mut Part) -> Result<NamedTempFile> {
     let failed = || format!("cannot write `{}`", path.display());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(failed)?;
+    let mut builder = Builder::new();
+    // As any file, not for its owner alone, which is what temporary files are.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .with_context(failed)?;
     let mut writer = BufWriter::new(&mut file);
     for made in scripts {
         part.add(made);
