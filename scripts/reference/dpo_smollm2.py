@@ -14,12 +14,13 @@ describes what they hold. Needs 8 GB of memory and some minutes.
 import argparse
 from pathlib import Path
 
+import dpo  # before what it keeps offline
+
 import numpy as np
 import torch
 from peft import LoraConfig
 from transformers import AutoTokenizer
 
-import dpo
 import gguf_llama
 import preferences
 import record

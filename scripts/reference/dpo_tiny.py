@@ -13,12 +13,14 @@ was, and some steps of every loss.
 import argparse
 import shutil
 
+import dpo  # before what it keeps offline
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
 import adapter
-import dpo
+import exact
 import preferences
 import record
 import sft_tiny
@@ -28,21 +30,22 @@ from dpo import Recipe
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 FULL_RATE = 5e-4
-FULL = Recipe(learning_rate=FULL_RATE)
+FULL = Recipe(learning_rate=FULL_RATE, weight_decay=0.1)
 SHORT = {"learning_rate": FULL_RATE, "steps": 6, "warmup_steps": 1}
+PADDED = SHORT | {"micro_batch": 2}
 LOSSES = {
-    "hinge": Recipe(**SHORT, loss_type=["hinge"]),
-    "ipo": Recipe(**SHORT, loss_type=["ipo"]),
+    "hinge": Recipe(**PADDED, loss_type=["hinge"]),
+    "ipo": Recipe(**PADDED, loss_type=["ipo"]),
     "robust": Recipe(**SHORT, loss_type=["robust"], label_smoothing=0.1),
-    "sigmoid_norm": Recipe(**SHORT, loss_type=["sigmoid_norm"], beta=2.0),
+    "sigmoid_norm": Recipe(**PADDED, loss_type=["sigmoid_norm"], beta=2.0),
     "exo_pair": Recipe(**SHORT, loss_type=["exo_pair"], label_smoothing=1e-3),
-    "nca_pair": Recipe(**SHORT, loss_type=["nca_pair"]),
+    "nca_pair": Recipe(**PADDED, loss_type=["nca_pair"]),
     "bco_pair": Recipe(**SHORT, loss_type=["bco_pair"]),
     "sppo_hard": Recipe(**SHORT, loss_type=["sppo_hard"]),
-    "apo_zero": Recipe(**SHORT, loss_type=["apo_zero"]),
+    "apo_zero": Recipe(**PADDED, loss_type=["apo_zero"]),
     "apo_down": Recipe(**SHORT, loss_type=["apo_down"]),
     "discopop": Recipe(**SHORT, loss_type=["discopop"]),
-    "ld": Recipe(**SHORT, ld_alpha=0.5),
+    "ld": Recipe(**PADDED, ld_alpha=0.5),
     "sft": Recipe(**SHORT, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]),
     "mpo": Recipe(**SHORT, loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0]),
 }
@@ -65,9 +68,11 @@ def write(case: str, summary: dict, final: dict) -> None:
 def full(case: str, base: str, recipe: Recipe, is_frozen: bool) -> None:
     """Whole weights; the reference is a copy of the model."""
     model, processor, rows = load(base)
+    double = exact.twin(model)
     if is_frozen:
         sft_tiny.freeze(model)
-    summary, final = dpo.run(model, processor, rows, recipe)
+        sft_tiny.freeze(double)
+    summary, final = dpo.run_twice(model, double, processor, rows, recipe)
     write(case, {"base": f"tiny/{base}"} | summary, final)
 
 
@@ -79,7 +84,7 @@ def new_adapter(case: str, base: str, recipe: Recipe) -> None:
     torch.manual_seed(41)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM")
     save = lambda trainer: trainer.model.save_pretrained(folder)  # noqa: E731
-    summary, final = dpo.run(model, processor, rows, recipe, prepare=save, peft_config=config)
+    summary, final = dpo.run_twice(model, exact.twin(model), processor, rows, recipe, prepare=save, peft_config=config)
     finish_adapter(case, base, summary, final)
 
 

@@ -9,19 +9,20 @@ ranked ShareGPT. Paths of images are relative to tests/fixtures. Writing needs n
 import json
 from pathlib import Path
 
-from conversations import FIXTURES, PLACEHOLDER, ROLES
+import conversations
+from conversations import FIXTURES, IMAGE, PLACEHOLDER, ROLES, sharegpt, text
 
 FOLDER = FIXTURES / "dpo"
 
 
+def answered(conversation: dict, chosen: str, rejected: str) -> dict:
+    """Two answers to a conversation that ends with a question."""
+    return conversation | {"chosen": {"from": "gpt", "value": chosen}, "rejected": {"from": "gpt", "value": rejected}}
+
+
 def pair(asked: str, chosen: str, rejected: str, images: list[str] | None = None) -> dict:
     """Two answers to one question, pictures first."""
-    record = {
-        "conversations": [{"from": "human", "value": PLACEHOLDER * len(images or []) + asked}],
-        "chosen": {"from": "gpt", "value": chosen},
-        "rejected": {"from": "gpt", "value": rejected},
-    }
-    return record | ({"images": [f"images/{name}.png" for name in images]} if images else {})
+    return answered(sharegpt(PLACEHOLDER * len(images or []) + asked, images=images), chosen, rejected)
 
 
 DECK = ["a_64x48", "b_100x60", "c_37x91"]
@@ -44,6 +45,28 @@ TINY = [
     pair("Compare them.", "The first is smaller.", "Both are naïve, and both are long stories about one river.", DECK[:2]),
     pair("Describe the picture.", "It is long: " + "the river, " * 6 + "and the garden.", "It is long.", ["e_140x56"]),
     pair("Describe it.", "The river stood in the garden.", "The river stood in the sky.", ["a_64x48"]),
+    answered(
+        sharegpt(
+            "<image>\nWhat is in the picture?",
+            "A house and the garden.",
+            "Then write about the garden.",
+            images=["c_37x91"],
+            system="You describe pictures.",
+        ),
+        "The garden is long, and the river is in the garden.",
+        "The garden is in the sky.",
+    ),
+    answered(
+        sharegpt("Compare the first <image> with the second <image>, please.", images=["sized_56x56", "d_28x28"]),
+        "The first one is larger.",
+        "The second one is larger than the first, and than the river beside it.",
+    ),
+    pair("Hi", "Hello!", "What is a house beside these?"),
+    answered(
+        sharegpt("Are you a helpful assistant?", "I am.", "Then describe this: <image>", images=["b_100x60"]),
+        "It is a picture of 3 houses — “the river”, they say.",
+        "It is 😀.",
+    ),
 ]
 
 TEXT = [
@@ -74,19 +97,27 @@ TEXT = [
 ]
 
 
+def spoken(record: dict, key: str) -> list[dict]:
+    """An answer of a pair as a list of one message."""
+    return [{"role": ROLES[record[key]["from"]], "content": record[key]["value"]}]
+
+
+def typed(message: dict) -> dict:
+    """A message as a list of parts, which a column has to have in common; TRL itself puts the pictures into their places."""
+    content = message["content"]
+    parts = [text(content)] if isinstance(content, str) else [part if part["type"] == "text" else IMAGE for part in content]
+    return message | {"content": parts}
+
+
 def read(name: str, load_image=None) -> list[dict]:
     """The pairs of a file as TRL takes them: messages, and the pictures that `load_image` makes of paths."""
     rows = []
     for line in (FOLDER / name).read_text().splitlines():
         record = json.loads(line)
-        message = lambda said: {"role": ROLES[said["from"]], "content": said["value"].replace(PLACEHOLDER, "")}  # noqa: E731
-        row = {
-            "prompt": [message(said) for said in record["conversations"]],
-            "chosen": [message(record["chosen"])],
-            "rejected": [message(record["rejected"])],
-        }
+        row = {"prompt": conversations.messages(record)} | {key: spoken(record, key) for key in ("chosen", "rejected")}
         if load_image:
-            row["images"] = [load_image(FIXTURES / path) for path in record["images"]]
+            row["prompt"] = [typed(message) for message in row["prompt"]]
+            row["images"] = [load_image(FIXTURES / path) for path in record.get("images", [])]
         rows.append(row)
     return rows
 

@@ -40,9 +40,10 @@ fn arguments(recipe: &Value) -> String {
         Some(items.join(","))
     };
     let mut arguments = format!(
-        "--no-shuffle --save-strategy no --lr-scheduler-type cosine --weight-decay 0 --learning-rate {} \
+        "--no-shuffle --save-strategy no --lr-scheduler-type cosine --weight-decay {} --learning-rate {} \
          --max-steps {} --per-device-train-batch-size {} --gradient-accumulation-steps {} --warmup-steps {} \
          --max-grad-norm {} --pref-beta {} --dpo-label-smoothing {} --pref-loss {}",
+        recipe["weight_decay"],
         recipe["learning_rate"],
         recipe["steps"],
         recipe["micro_batch"],
