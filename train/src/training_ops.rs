@@ -206,7 +206,7 @@ impl TrainingOps {
         }))
     }
 
-    /// `scale · (x · aᵀ) · bᵀ`.
+    /// `(scale · (x · aᵀ)) · bᵀ`.
     fn low_rank(&mut self, x: &Traced, parameter: &Parameter) -> Result<Option<Traced>> {
         let Some(pair) = parameter.low_rank() else {
             return Ok(None);
@@ -216,15 +216,14 @@ impl TrainingOps {
             Traced::parameter(Rc::clone(&pair.b)),
         );
         let inner = self.plain_linear(x, &a, None)?;
-        let update = self.plain_linear(&inner, &b, None)?;
-        let (scale, node) = (pair.scale, update.node());
-        let shape = || update.tensor().dims().to_vec();
-        let scaled = self.computed(Kind::Sum, shape, update.tensor(), || update.tensor() * scale)?;
-        Ok(Some(self.record(
-            scaled,
-            node.is_some(),
-            move |gradient, flow| Ok(flow.add(node, (gradient * scale)?)?),
-        )))
+        // Where the numbers are fewest.
+        let (scale, node) = (pair.scale, inner.node());
+        let shape = || inner.tensor().dims().to_vec();
+        let scaled = self.computed(Kind::Sum, shape, inner.tensor(), || inner.tensor() * scale)?;
+        let scaled = self.record(scaled, node.is_some(), move |gradient, flow| {
+            Ok(flow.add(node, (gradient * scale)?)?)
+        });
+        self.plain_linear(&scaled, &b, None).map(Some)
     }
 
     fn attend(&mut self, [q, k, v]: [&Traced; 3], pattern: Pattern) -> Result<Traced> {
