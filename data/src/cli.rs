@@ -43,6 +43,7 @@ pub(crate) enum Command {
 const PAIRS: &str = r#"A row of CORRECTIONS is a JSON object on a line:
   {"id": "deck-1", "instruction": "Write a lecture.", "images": ["1.png", "2.png"],
    "original": ["page 1 as written", ""], "revised": ["page 1 as it should be", "what was missing"]}
+Beside "images", or instead, "sources" has what the prompt says of each page. Prompts of prefixes are cut with the text.
 Texts without pages are strings: they are cut at Markdown headings, or else after sentences that were changed.
 
 Examples:

@@ -3,6 +3,7 @@ use std::ops::AddAssign;
 use serde::Serialize;
 
 use crate::draft::PLACEHOLDER;
+use crate::segments::Segments;
 use crate::{Problem, Result, Script, ScriptRow};
 
 /// How pairs are made of a script.
@@ -110,23 +111,37 @@ impl Script {
                 continue;
             }
             counts.blank_rejected += usize::from(rejected.trim().is_empty());
-            let images = if segments.has_pictures {
-                prefix
+            let images = if segments.cuts_prompt {
+                prefix.min(self.images.len())
             } else {
                 self.images.len()
             };
             pairs.push(PrefixPair {
-                prompt: self.prompt(images)?,
+                prompt: self.prompt(images)? + &self.sources(prefix, &segments),
                 chosen,
                 rejected,
                 images,
                 prefix,
-                is_open: rule.leaves_open && prefix < all && !segments.has_pictures,
+                is_open: rule.leaves_open && prefix < all && !segments.cuts_prompt,
             });
         }
         counts.pairs = pairs.len();
         counts.untouched = usize::from(pairs.is_empty() && counts.blank_chosen == 0);
         Ok((pairs, counts))
+    }
+
+    /// What the prompt says of the first `prefix` pages, or of all where the prompt is not cut.
+    fn sources(&self, prefix: usize, segments: &Segments) -> String {
+        let count = if segments.cuts_prompt {
+            prefix
+        } else {
+            self.sources.len()
+        };
+        let sources = self.sources.iter().take(count);
+        sources
+            .filter(|source| !source.is_empty())
+            .map(|source| format!("\n{source}"))
+            .collect()
     }
 
     /// The instruction with places for the first `images` pictures: where it has places of its own, or before it.
@@ -165,6 +180,7 @@ mod tests {
             id: "deck".into(),
             instruction: "Write.".into(),
             system: String::new(),
+            sources: Vec::new(),
             images: (1..=images).map(|page| format!("{page}.png")).collect(),
             original: pages(original),
             revised: pages(revised),
@@ -241,6 +257,22 @@ mod tests {
         };
         let (pairs, _) = script.pairs(&whole).unwrap();
         assert_eq!((pairs.len(), pairs[0].prefix), (1, 2));
+    }
+
+    #[test]
+    fn what_the_prompt_says_of_pages_is_cut_with_them() {
+        let mut script = script(&["a", "b", "c"], &["A", "b", "c"], false);
+        script.sources = ["| 1 |", "", "| 3 |"].map(str::to_owned).to_vec();
+        let pairs = pairs(&script);
+        let prompts: Vec<&str> = pairs.iter().map(|pair| pair.prompt.as_str()).collect();
+        assert_eq!(
+            prompts,
+            ["Write.\n| 1 |", "Write.\n| 1 |", "Write.\n| 1 |\n| 3 |"]
+        );
+        assert!(pairs.iter().all(|pair| !pair.is_open && pair.images == 0));
+        script.sources.pop();
+        let problem = script.pairs(&PrefixRule::default()).unwrap_err().to_string();
+        assert!(problem.starts_with("`sources` of `deck` are `2`"), "{problem}");
     }
 
     #[test]

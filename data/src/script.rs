@@ -6,8 +6,8 @@ use crate::{Origin, Problem};
 /// A long text that a person has corrected: one row of the corrections that `lwv-data pairs` reads, and that writing
 /// applications write.
 ///
-/// With one text a page, both texts are lists of equal length, and so are the pictures where there are any; a page may be
-/// empty. A text without pages is a string, with or without Markdown headings.
+/// With one text a page, both texts are lists of equal length, and so are pictures and sources where there are any; a page may
+/// be empty. A text without pages is a string, with or without Markdown headings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
     /// What its pairs are named after.
@@ -28,6 +28,13 @@ pub struct Script {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub images: Vec<String>,
+    /// What the prompt says of each page, below the instruction, one a line: such as its row of a table, or the words on it.
+    #[serde(
+        default,
+        deserialize_with = "or_nothing",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub sources: Vec<String>,
     /// The text as it was written.
     pub original: ScriptText,
     /// The text as it should be.
@@ -68,7 +75,8 @@ impl Script {
         match (&self.original, &self.revised) {
             (ScriptText::Pages(original), ScriptText::Pages(revised)) => {
                 self.check_counts(original.len(), revised.len())?;
-                Ok(by_pages(original, revised, separator, !self.images.is_empty()))
+                let is_cut = !self.images.is_empty() || !self.sources.is_empty();
+                Ok(by_pages(original, revised, separator, is_cut))
             }
             (ScriptText::Whole(original), ScriptText::Whole(revised)) => {
                 Ok(by_sections(original, revised).unwrap_or_else(|| by_sentences(original, revised)))
@@ -87,10 +95,12 @@ impl Script {
                 format!("of `{id}` has `{revised}` pages, but `original` has `{original}`; make them equal");
             return Err(Problem::field("revised", message));
         }
-        let images = self.images.len();
-        if images != 0 && images != original {
-            let message = format!("of `{id}` are `{images}`, but it has `{original}` pages; give one a page");
-            return Err(Problem::field("images", message));
+        for (field, count) in [("images", self.images.len()), ("sources", self.sources.len())] {
+            if count != 0 && count != original {
+                let message =
+                    format!("of `{id}` are `{count}`, but it has `{original}` pages; give one a page");
+                return Err(Problem::field(field, message));
+            }
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ pub(crate) struct Segments {
     pub(crate) pieces: Vec<[String; 2]>,
     /// What stands between two pieces that are not blank.
     pub(crate) separator: String,
-    /// Whether each piece is about a picture of its own.
-    pub(crate) has_pictures: bool,
+    /// Whether the prompt shows of each piece what it is about, and so is cut with the text.
+    pub(crate) cuts_prompt: bool,
 }
 
 impl Segments {
@@ -31,7 +31,7 @@ pub(crate) fn by_pages(
     original: &[String],
     revised: &[String],
     separator: &str,
-    has_pictures: bool,
+    cuts_prompt: bool,
 ) -> Segments {
     let pages = original.iter().zip(revised);
     Segments {
@@ -39,7 +39,7 @@ pub(crate) fn by_pages(
             .map(|(original, revised)| [original.clone(), revised.clone()])
             .collect(),
         separator: separator.to_owned(),
-        has_pictures,
+        cuts_prompt,
     }
 }
 
@@ -94,7 +94,7 @@ fn concatenated(pieces: Vec<[String; 2]>) -> Segments {
     Segments {
         pieces,
         separator: String::new(),
-        has_pictures: false,
+        cuts_prompt: false,
     }
 }
 

@@ -57,6 +57,10 @@ class Row:
     first: int
     second: int
 
+    def line(self) -> str:
+        """The row as the prompt shows it."""
+        return f"| {self.name} | {self.first} | {self.second} |"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -66,12 +70,14 @@ class Task:
     rows: list[Row]
 
     def instruction(self) -> str:
-        """The prompt."""
+        """The prompt, but for the table's rows."""
         plural, thing, one, two = self.subject
-        lines = [f"| {thing} | {one} | {two} |", "|---|---|---|"]
-        lines += [f"| {row.name} | {row.first} | {row.second} |" for row in self.rows]
         ask = f"Write an article about these {plural}: one paragraph for each line of the table, which states its numbers."
-        return ask + "\n\n" + "\n".join(lines)
+        return f"{ask}\n\n| {thing} | {one} | {two} |\n|---|---|---|"
+
+    def prompt(self) -> str:
+        """The prompt."""
+        return "\n".join([self.instruction(), *(row.line() for row in self.rows)])
 
     def page(self, row: Row, generator: random.Random) -> str:
         """What the reference writer says of a row."""
@@ -114,7 +120,7 @@ def write_prompts(args: argparse.Namespace) -> None:
         for index in range(args.count):
             task, generator = draw(args.kind, index), generator_of("page", args.kind, index)
             article = "\n\n".join(task.page(row, generator) for row in task.rows)
-            turns = [{"from": "human", "value": task.instruction()}, {"from": "gpt", "value": article}]
+            turns = [{"from": "human", "value": task.prompt()}, {"from": "gpt", "value": article}]
             record = {"id": f"{args.kind}-{index}", "conversations": turns, "task": task.record()}
             file.write(json.dumps(record) + "\n")
 
@@ -174,18 +180,21 @@ def corrected(task: Task, row: Row, page: str, generator: random.Random) -> str:
     return page
 
 
-def edited(task: Task, article: str, generator: random.Random) -> list[tuple[str, str]]:
-    """Pages before and after the editor, who writes those of rows that were skipped, and takes out what is nobody's or repeated."""
+def edited(task: Task, article: str, generator: random.Random) -> list[tuple[str, str, str]]:
+    """What the table says of each page, and the page before and after the editor.
+
+    The editor writes the pages of rows that were skipped, and takes out what is nobody's or repeated.
+    """
     result, following = [], 0
     for page in pages(article):
         index = row_of(task, page)
         if index is None or index < following:
-            result.append((page, ""))
+            result.append(("", page, ""))
             continue
-        result += [("", task.page(row, generator)) for row in task.rows[following:index]]
-        result.append((page, corrected(task, task.rows[index], page, generator)))
-        following = index + 1
-    return result + [("", task.page(row, generator)) for row in task.rows[following:]]
+        result += [(row.line(), "", task.page(row, generator)) for row in task.rows[following:index]]
+        row, following = task.rows[index], index + 1
+        result.append((row.line(), page, corrected(task, row, page, generator)))
+    return result + [(row.line(), "", task.page(row, generator)) for row in task.rows[following:]]
 
 
 def correct(args: argparse.Namespace) -> None:
@@ -193,10 +202,9 @@ def correct(args: argparse.Namespace) -> None:
     with open(args.file, "w") as file:
         for prompt, article in zip(lines(args.prompts), lines(args.articles), strict=True):
             task, generator = read_task(prompt["task"]), generator_of("edit", prompt["id"])
-            original, revised = zip(*edited(task, article["text"], generator))
-            instruction = prompt["conversations"][0]["value"]
-            row = {"id": prompt["id"], "instruction": instruction, "original": original, "revised": revised}
-            file.write(json.dumps(row) + "\n")
+            sources, original, revised = zip(*edited(task, article["text"], generator))
+            row = {"id": prompt["id"], "instruction": task.instruction(), "sources": sources}
+            file.write(json.dumps(row | {"original": original, "revised": revised}) + "\n")
 
 
 def lines(path: Path) -> list[dict]:
