@@ -165,6 +165,11 @@ pub enum Problem {
         /// The name.
         id: String,
     },
+    /// Two answers, where one conversation is expected.
+    #[error(
+        "`chosen` and `rejected` make a pair of answers, which `iter-dpo` learns from; expected a conversation"
+    )]
+    Pair,
     /// Two answers that are the same.
     #[error("`chosen` and `rejected` are the same, so there is nothing to prefer")]
     SameAnswers,

@@ -10,6 +10,12 @@ pub(crate) fn draft(record: &Value, media: &MediaDir) -> Result<Draft, Problem> 
     let Value::Object(record) = record else {
         return unknown(kind(record).to_owned());
     };
+    if ["chosen", "rejected"]
+        .iter()
+        .all(|field| record.contains_key(*field))
+    {
+        return Err(Problem::Pair);
+    }
     let mut draft = if record.contains_key("messages") {
         openai::draft(record, "messages", media)?
     } else if record.contains_key("conversations") {
@@ -94,6 +100,12 @@ mod tests {
             error(&json!({"text": "x", "id": 1})),
             format!("{start}the keys `text`, `id`")
         );
+    }
+
+    #[test]
+    fn pairs_are_no_conversations() {
+        let pair = json!({"instruction": "x", "chosen": "y", "rejected": "z"});
+        assert!(error(&pair).contains("a pair of answers"));
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub struct StepMetrics {
     pub preference: Option<PreferenceMetrics>,
 }
 
-/// Means over pairs of answers, log-probabilities and rewards being those of whole answers.
+/// Means over pairs of answers, log-probabilities and rewards being sums over the tokens of an answer, weighted as the
+/// settings weigh them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
     /// Share of the pairs whose better answer has the higher reward.

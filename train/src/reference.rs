@@ -1,5 +1,6 @@
 mod cache;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,19 +24,26 @@ pub(crate) struct Reference {
     cache: ReferenceCache,
 }
 
-/// Says that all samples of a training have been asked about.
-#[derive(PartialEq, Serialize, Deserialize)]
+/// Says that all samples of a training have been asked about, so that they need not be encoded to find out.
+#[derive(Serialize, Deserialize)]
 struct Completion {
     model: String,
     samples: String,
+    /// Digests of the pairs, in hexadecimal. A cache may have lost some, or be another one than it was.
+    pairs: Vec<String>,
 }
 
 impl Completion {
     const FILE: &'static str = "reference.json";
 
-    fn is_in(&self, path: &Path) -> bool {
+    /// Whether `path` says it of this model and these samples, and the cache still has all pairs.
+    fn holds(path: &Path, model: &str, samples: &str, cache: &ReferenceCache) -> bool {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        serde_json::from_str::<Self>(&text).is_ok_and(|other| other == *self)
+        let Ok(said) = serde_json::from_str::<Self>(&text) else {
+            return false;
+        };
+        let known: HashSet<String> = cache.digests().map(|digest| hexadecimal(digest)).collect();
+        said.model == model && said.samples == samples && said.pairs.iter().all(|pair| known.contains(pair))
     }
 
     fn write(&self, path: &Path) -> Result<()> {
@@ -62,24 +70,24 @@ impl Reference {
         let model = model_digest(of)?;
         let cache = ReferenceCache::open(&folder.unwrap_or_else(|| output_dir.join("reference")), &model)?;
         let mut reference = Self { cache };
-        let completion = Completion {
-            model,
-            samples: format!(
-                "{} {}",
-                of.samples.key,
-                hexadecimal(&Sha256::digest(format!("{:?}", used(of))))
-            ),
-        };
+        let used = hexadecimal(&Sha256::digest(format!("{:?}", used(of))));
+        let samples = format!("{} {used}", of.samples.key);
         let path = output_dir.join(Completion::FILE);
-        if !completion.is_in(&path) || reference.cache.is_empty() {
-            reference.ask(of)?;
+        if !Completion::holds(&path, &model, &samples, &reference.cache) {
+            let pairs = reference.ask(of)?;
+            let completion = Completion {
+                model,
+                samples,
+                pairs,
+            };
             completion.write(&path)?;
         }
         reference.cache.release()?;
         Ok(reference)
     }
 
-    fn ask(&mut self, of: &Preparation<'_>) -> Result<()> {
+    /// The digests of all pairs, after those that the cache has not were asked about.
+    fn ask(&mut self, of: &Preparation<'_>) -> Result<Vec<String>> {
         let mut samples = used(of);
         // Prefixes of one text stand together and show the same pictures.
         samples.sort_unstable();
@@ -87,7 +95,7 @@ impl Reference {
         let (dataset, encoder) = (Arc::clone(&of.samples.dataset), Arc::clone(&of.samples.encoder));
         let workers = of.recipe.training.dataloader_workers;
         let encode = move |sample| Preferred::encode(&dataset, &encoder, sample);
-        let mut model = None;
+        let (mut model, mut pairs) = (None, Vec::with_capacity(all));
         for (done, encoded) in Loader::start(encode, samples, workers, workers + 1).enumerate() {
             if of.cancelled.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
@@ -107,9 +115,10 @@ impl Reference {
                 let logps = log_probabilities(model, &pair.example)?;
                 self.cache.append(&pair.digest, &logps)?;
             }
+            pairs.push(hexadecimal(&pair.digest));
             (of.watch)(Event::Referenced(done + 1, all));
         }
-        Ok(())
+        Ok(pairs)
     }
 
     /// Log-probabilities of the tokens of a pair's answers.

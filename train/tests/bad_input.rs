@@ -7,7 +7,7 @@ mod training;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use training::{Training, assert_loads, contents, copy_folder, fixtures, lines, names, tiny};
+use training::{Training, assert_loads, contents, copy_folder, fixtures, lines, names, spoil, tiny};
 
 const GOOD: &str = r#"{"instruction": "Write a story.", "output": "The house stood beside the river."}"#;
 
@@ -163,17 +163,6 @@ fn settings_that_cannot_be_used() {
         command.arg("--output-dir").arg(training.output());
         training::Run::of(&mut command).assert_failed(1, &["cuda"]);
     }
-}
-
-/// Puts `value` in the place of one element of `tensor`.
-fn spoil(checkpoint: &Path, tensor: &str, value: f32) {
-    let path = checkpoint.join("model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
-    bytes[8 + length + start..][..4].copy_from_slice(&value.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod training;
 
 use std::process::{Command, Stdio};
 
-use training::{Training, contents};
+use training::{Training, assert_same, contents};
 
 /// Three passes over eight samples, in an order that changes, with two checkpoints a pass.
 const STEPS: [(&str, &str); 3] = [
@@ -15,42 +15,28 @@ const STEPS: [(&str, &str); 3] = [
     ("--save-steps", "4"),
 ];
 
-/// A training of [`STEPS`], or of other `settings` where they are given.
-fn training(case: &str, settings: &str) -> Training {
+/// `settings`, and those of [`STEPS`] that are not among them.
+fn with_steps(settings: &str) -> String {
     let defaults = STEPS.iter().filter(|(name, _)| !settings.contains(name));
     let all: String = defaults.map(|(name, value)| format!("{name} {value} ")).collect();
-    Training::of(case, &(all + settings))
+    all + settings
 }
 
-/// Fails unless both have written the same: the trained model, what is remembered, and every step once.
-fn assert_same(whole: &Training, resumed: &Training) {
-    let [expected, got] = [whole, resumed].map(|training| {
-        let mut files = contents(training.output());
-        // It names the folder.
-        assert!(files.remove("recipe.json").is_some());
-        files
-    });
-    let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| -> Vec<String> {
-        files.keys().cloned().collect()
-    };
-    assert_eq!(names(&expected), names(&got));
-    for (name, bytes) in &expected {
-        assert!(*bytes == got[name], "`{name}` is not the same");
-    }
-    let last = whole.checkpoints().pop().unwrap();
-    for name in ["optimizer.safetensors", "trainer_state.json"] {
-        let [expected, got] =
-            [whole, resumed].map(|training| std::fs::read(training.checkpoint(last).join(name)).unwrap());
-        assert!(expected == got, "`{name}` is not the same");
-    }
-    assert_eq!(whole.metrics(), resumed.metrics());
+fn training(case: &str, settings: &str) -> Training {
+    Training::of(case, &with_steps(settings))
+}
+
+fn preferred(case: &str, settings: &str) -> Training {
+    Training::preferred(case, &with_steps(settings))
 }
 
 /// Trains in one go, and killed after each of `kills` steps.
 fn check(case: &str, settings: &str, kills: &[usize]) {
-    let whole = training(case, settings);
+    compare(&training(case, settings), &training(case, settings), kills);
+}
+
+fn compare(whole: &Training, resumed: &Training, kills: &[usize]) {
     whole.finish("");
-    let resumed = training(case, settings);
     for (count, step) in kills.iter().enumerate() {
         let before = resumed.steps_done();
         assert!(before < *step);
@@ -59,7 +45,7 @@ fn check(case: &str, settings: &str, kills: &[usize]) {
         assert!(!resumed.checkpoints().is_empty());
     }
     resumed.finish("--resume");
-    assert_same(&whole, &resumed);
+    assert_same(whole, resumed);
 }
 
 #[test]
@@ -92,6 +78,25 @@ fn killed_while_training_a_lora() {
         "flat_bf16",
         "--finetuning-type lora --use-rslora --weight-decay 0.1",
         &[9],
+    );
+}
+
+#[test]
+fn killed_while_learning_pairs() {
+    let check = |case: &str, settings: &str, kills: &[usize]| {
+        compare(&preferred(case, settings), &preferred(case, settings), kills);
+    };
+    check("nested_f32", "--pref-ftx 0.1 --edit-weight 2", &[5, 14]);
+    check("nested_f32", "--finetuning-type lora --lora-rank 4", &[6]);
+    check(
+        "flat_bf16",
+        "--freeze-vision-tower false --val-size 2 --eval-steps 3",
+        &[9],
+    );
+    check(
+        "llama",
+        "--per-device-train-batch-size 2 --gradient-accumulation-steps 2 --max-steps 12",
+        &[5],
     );
 }
 
@@ -179,11 +184,23 @@ fn going_on_after_the_end_changes_nothing() {
 #[test]
 fn killed_at_any_time() {
     let settings = "--save-steps 1 --save-total-limit 2";
-    let whole = training("flat_bf16", settings);
+    kill_often(&training("flat_bf16", settings), &training("flat_bf16", settings));
+}
+
+/// Also while the reference is asked.
+#[test]
+fn killed_at_any_time_with_pairs() {
+    let settings = "--save-steps 1 --save-total-limit 2 --max-steps 8";
+    kill_often(
+        &preferred("nested_f32", settings),
+        &preferred("nested_f32", settings),
+    );
+}
+
+fn kill_often(whole: &Training, resumed: &Training) {
     let started = std::time::Instant::now();
     whole.finish("");
     let seconds = started.elapsed();
-    let resumed = training("flat_bf16", settings);
     for trial in 0..10 {
         let mut child = resumed
             .command("--resume")
@@ -200,7 +217,7 @@ fn killed_at_any_time() {
         }
     }
     resumed.finish("--resume");
-    assert_same(&whole, &resumed);
+    assert_same(whole, resumed);
     let partial = |name: &String| name.ends_with(".partial") || name.ends_with(".old");
     let left = training::names(resumed.output());
     assert!(!left.iter().any(partial), "{left:?}");

@@ -108,6 +108,10 @@ impl Objective for Preferred {
     }
 
     fn learn(&self, model: &Model, pairs: &[KnownPair]) -> Result<Share> {
+        if pairs.is_empty() {
+            // None of the batch's samples can be used.
+            return Ok(Share::default());
+        }
         let batch = Batch::of_pairs(model.config(), pairs.iter().map(|pair| &pair.example))?;
         let mut learned = Share::default();
         model.learn_by(&batch, |logps| {

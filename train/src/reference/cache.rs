@@ -74,9 +74,9 @@ impl ReferenceCache {
         released.map_err(Error::io(&self.path))
     }
 
-    /// Whether it has no record.
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+    /// The digests of all pairs that are there, in no order.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.places.keys()
     }
 
     /// Whether the pair with this digest is there.
@@ -178,7 +178,7 @@ mod tests {
     fn what_is_appended_is_there_again() {
         let dir = tempfile::tempdir().unwrap();
         let mut cache = ReferenceCache::open(dir.path(), "m").unwrap();
-        assert!(cache.is_empty());
+        assert_eq!(cache.digests().count(), 0);
         cache.append(&[1; 32], &pair(1.0)).unwrap();
         cache.append(&[2; 32], &pair(2.0)).unwrap();
         assert_eq!(cache.get(&[1; 32]).unwrap(), Some(pair(1.0)));
@@ -186,7 +186,8 @@ mod tests {
         let cache = ReferenceCache::open(dir.path(), "m").unwrap();
         assert_eq!(cache.get(&[2; 32]).unwrap(), Some(pair(2.0)));
         assert_eq!(cache.get(&[3; 32]).unwrap(), None);
-        assert!(ReferenceCache::open(dir.path(), "other").unwrap().is_empty());
+        let other = ReferenceCache::open(dir.path(), "other").unwrap();
+        assert_eq!(other.digests().count(), 0);
     }
 
     #[test]
@@ -224,7 +225,8 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[HEAD] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(ReferenceCache::open(dir.path(), "m").unwrap().is_empty());
+        let cache = ReferenceCache::open(dir.path(), "m").unwrap();
+        assert_eq!(cache.digests().count(), 0);
     }
 
     #[test]

@@ -67,6 +67,13 @@ impl Training {
         Self { dataset, ..self }
     }
 
+    /// The same with a dataset of these records.
+    pub(crate) fn with_pairs(self, pairs: &[Value]) -> Self {
+        let lines: Vec<String> = pairs.iter().map(Value::to_string).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        self.with_lines(&lines)
+    }
+
     /// The same with another place for its output.
     pub(crate) fn with_output(self, output: &Path) -> Self {
         let output = output.to_owned();
@@ -169,6 +176,14 @@ impl Training {
         lines.collect()
     }
 
+    /// What the metrics say of `step`.
+    pub(crate) fn told(&self, step: usize) -> Value {
+        let mut lines = self.metrics().into_iter();
+        lines
+            .find(|line| line["step"] == step && line.get("loss").is_some())
+            .unwrap()
+    }
+
     /// Steps of its checkpoints, ascending; fails where one of them does not load.
     pub(crate) fn checkpoints(&self) -> Vec<usize> {
         let mut steps: Vec<usize> = names(&self.output)
@@ -181,6 +196,35 @@ impl Training {
         }
         steps
     }
+}
+
+/// Fails unless both have written the same: the trained model, what is remembered, what the reference thought, and every
+/// step once.
+pub(crate) fn assert_same(whole: &Training, resumed: &Training) {
+    let [expected, got] = [whole, resumed].map(|training| {
+        let mut files = contents(training.output());
+        // They name the folder, or the dataset with its time.
+        assert!(files.remove("recipe.json").is_some());
+        if training.stage == "iter-dpo" {
+            for name in ["lengths.json", "reference.json"] {
+                assert!(files.remove(name).is_some(), "`{name}` is missing");
+            }
+            files.extend(contents(&training.out("reference")));
+        }
+        files
+    });
+    let names = |files: &BTreeMap<String, Vec<u8>>| -> Vec<String> { files.keys().cloned().collect() };
+    assert_eq!(names(&expected), names(&got));
+    for (name, bytes) in &expected {
+        assert!(*bytes == got[name], "`{name}` is not the same");
+    }
+    let last = whole.checkpoints().pop().unwrap();
+    for name in ["optimizer.safetensors", "trainer_state.json"] {
+        let [expected, got] =
+            [whole, resumed].map(|training| std::fs::read(training.checkpoint(last).join(name)).unwrap());
+        assert!(expected == got, "`{name}` is not the same");
+    }
+    assert_eq!(whole.metrics(), resumed.metrics());
 }
 
 /// Fails unless the checkpoint can be used and gone on with.
@@ -274,4 +318,15 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
 pub(crate) fn lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(str::to_owned).collect()
+}
+
+/// Puts `value` in the place of one element of `tensor`.
+pub(crate) fn spoil(checkpoint: &Path, tensor: &str, value: f32) {
+    let path = checkpoint.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[8 + length + start..][..4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
 }
