@@ -37,7 +37,6 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=400)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    torch.set_num_threads(2)
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = load(args.checkpoint, args.adapter)
