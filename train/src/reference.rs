@@ -70,8 +70,8 @@ impl Reference {
         let model = model_digest(of)?;
         let cache = ReferenceCache::open(&folder.unwrap_or_else(|| output_dir.join("reference")), &model)?;
         let mut reference = Self { cache };
-        let used = hexadecimal(&Sha256::digest(format!("{:?}", used(of))));
-        let samples = format!("{} {used}", of.samples.key);
+        let which = hexadecimal(&Sha256::digest(format!("{:?}", used(of))));
+        let samples = format!("{} {which}", of.samples.key);
         let path = output_dir.join(Completion::FILE);
         if !Completion::holds(&path, &model, &samples, &reference.cache) {
             let pairs = reference.ask(of)?;

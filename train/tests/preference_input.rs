@@ -221,7 +221,7 @@ fn settings_of_pairs_that_cannot_be_used() {
         ("--edit-weight 0", ["edit-weight", "above 0"]),
         ("--dpo-label-smoothing 0.5", ["dpo-label-smoothing", "below 0.5"]),
         ("--pref-loss exo_pair", ["dpo-label-smoothing", "exo_pair"]),
-        ("--val-size 8", ["hold out", "`8`"]),
+        ("--val-size 99", ["hold out", "`99`"]),
     ] {
         let arguments = arguments.replace(" -1", "=-1");
         training.run(&arguments).assert_failed(1, &words);
