@@ -2,16 +2,18 @@
 
     scripts/interop/llamafactory DIR [--metrics FILE] [--set KEY=VALUE]...
 
-DIR holds `sft.yaml`, `dataset_info.json` and what they name, relative to DIR. The settings are taken as they stand but for
-what a CPU, one step and a fixed order need (`FOR_ONE_STEP`); --set changes further ones. Two losses must agree with
-LLaMA-Factory's: that of transformers over the same batch (to 1e-5), and, with --metrics, the `loss` in the first line of
-FILE, which `lwv-train sft --no-shuffle --metrics FILE` wrote (to 1e-3; its `grad_norm` too, to 1 %). Prints one object as
-JSON. Exit status 1 where one differs.
+DIR holds `sft.yaml` or `dpo.yaml`, `dataset_info.json` and what they name, relative to DIR. The settings are taken as they
+stand but for what a CPU, one step and a fixed order need (`FOR_ONE_STEP`); --set changes further ones. Two losses must agree
+with LLaMA-Factory's: that of transformers over the same batch (to 1e-5), and, with --metrics, the `loss` in the first line of
+FILE, which `lwv-train sft --no-shuffle --metrics FILE` or `iter-dpo` wrote (to 1e-3; its `grad_norm` too, to 1 %, but for a new
+LoRA, whose random numbers differ). The same holds for the log-probabilities of answers, of pairs. Prints one object as JSON. Exit
+status 1 where one differs.
 """
 
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,6 +26,9 @@ PLAIN_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-3
 NORM_TOLERANCE = 1e-2
 IGNORED = -100
+
+# Our names of what must agree, and LLaMA-Factory's.
+MEASURED = {"loss": "loss", "logp_chosen": "logps/chosen", "logp_rejected": "logps/rejected"}
 
 FOR_ONE_STEP = {
     "use_cpu": True,
@@ -49,7 +54,8 @@ def settings(folder: Path, changes: list[str], output: Path) -> dict:
     """The folder's settings with those of one step on the CPU."""
     from omegaconf import OmegaConf
 
-    given = OmegaConf.to_container(OmegaConf.load(folder / "sft.yaml"))
+    [file] = [folder / name for name in ("sft.yaml", "dpo.yaml") if (folder / name).exists()]
+    given = OmegaConf.to_container(OmegaConf.load(file))
     deepspeed = given.pop("deepspeed", None)
     if deepspeed is not None:
         json.loads((folder / deepspeed).read_text())
@@ -74,8 +80,7 @@ def train(folder: Path, chosen: dict, scratch: Path) -> dict:
 def plain(chosen: dict) -> dict:
     """The first step's loss by transformers alone, over the ids and labels that LLaMA-Factory makes.
 
-    Each sample goes through the model by itself, without padding. LLaMA-Factory averages over all supervised tokens of a
-    step where a checkpoint has no processor, and over the means of its micro-batches where it has one.
+    Each sequence goes through the model by itself, without padding.
     """
     import peft
     import torch
@@ -88,7 +93,8 @@ def plain(chosen: dict) -> dict:
     module = load_tokenizer(model_args)
     tokenizer, processor = module["tokenizer"], module["processor"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
-    dataset = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
+    loader = {"sft": "sft", "dpo": "rm"}[chosen["stage"]]
+    dataset = get_dataset(template, model_args, data_args, training_args, stage=loader, **module)["train_dataset"]
     micro, accumulation = training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps
     samples = [dataset[index] for index in range(min(micro * accumulation, len(dataset)))]
 
@@ -97,24 +103,43 @@ def plain(chosen: dict) -> dict:
     for adapter in model_args.adapter_name_or_path or []:
         model = peft.PeftModel.from_pretrained(model, adapter)
     model.eval()
-    sums = [supervised(model, template, processor, sample) for sample in samples]
+
+    def learned(sample: dict, answer: str = "") -> tuple[float, int]:
+        return supervised(model, template, processor, sample, answer)
+
+    if chosen["stage"] == "dpo":
+        sides = [[learned(sample, answer) for sample in samples] for answer in ("chosen_", "rejected_")]
+        return {"samples": len(samples)} | of_pairs(sides, chosen)
+    return {"samples": len(samples)} | of_conversations([learned(sample) for sample in samples], micro, processor)
+
+
+def of_conversations(sums: list[tuple[float, int]], micro: int, processor) -> dict:
+    """LLaMA-Factory averages over all supervised tokens of a step where a checkpoint has no processor, and over the means of
+    its micro-batches where it has one."""
     batches = [sums[start : start + micro] for start in range(0, len(sums), micro)]
     if processor is None:
         batches = [sums]
     means = [sum(loss for loss, _ in batch) / sum(count for _, count in batch) for batch in batches]
+    return {"loss": sum(means) / len(means), "supervised_tokens": sum(count for _, count in sums)}
+
+
+def of_pairs(sides: list[list[tuple[float, int]]], chosen: dict) -> dict:
+    """Before the first step the reference is the model, so that only the better answers' own loss depends on either."""
+    means = [sum(loss for loss, _ in side) / len(side) for side in sides]
+    own = sum(loss / count for loss, count in sides[0]) / len(sides[0])
     return {
-        "loss": sum(means) / len(means),
-        "samples": len(samples),
-        "tokens": sum(len(sample["input_ids"]) for sample in samples),
-        "supervised_tokens": sum(count for _, count in sums),
+        "loss": math.log(2) + chosen["pref_ftx"] * own,
+        "logp_chosen": -means[0],
+        "logp_rejected": -means[1],
+        "supervised_tokens": sum(count for side in sides for _, count in side),
     }
 
 
-def supervised(model, template, processor, sample: dict) -> tuple[float, int]:
-    """The summed loss of one sample's supervised tokens, and how many they are."""
+def supervised(model, template, processor, sample: dict, answer: str) -> tuple[float, int]:
+    """The summed loss of the supervised tokens of one sample, or of one answer of a pair, and how many they are."""
     import torch
 
-    ids, labels = torch.tensor([sample["input_ids"]]), torch.tensor(sample["labels"])
+    ids, labels = torch.tensor([sample[answer + "input_ids"]]), torch.tensor(sample[answer + "labels"])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if sample.get("images"):
         images = template.mm_plugin._get_mm_inputs(sample["images"], [], [], processor)
@@ -129,8 +154,8 @@ def supervised(model, template, processor, sample: dict) -> tuple[float, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what `lwv-train sft --emit llamafactory` wrote")
-    parser.add_argument("--metrics", type=Path, help="the metrics of `lwv-train sft`")
+    parser.add_argument("folder", type=Path, help="what `lwv-train ... --emit llamafactory` wrote")
+    parser.add_argument("--metrics", type=Path, help="the metrics of `lwv-train`")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     args = parser.parse_args()
     folder = args.folder.resolve()
@@ -142,12 +167,16 @@ def main() -> int:
         os.chdir(folder)
         with contextlib.redirect_stdout(sys.stderr):  # LLaMA-Factory prints a sample
             reference = plain(chosen | {"output_dir": scratch + "/again"})
-    result = {"loss": theirs["loss"], "grad_norm": theirs["grad_norm"], "plain": reference}
-    good = abs(theirs["loss"] - reference["loss"]) <= PLAIN_TOLERANCE * max(1.0, abs(reference["loss"]))
+    measured = {ours: theirs[name] for ours, name in MEASURED.items() if name in theirs}
+    result = measured | {"grad_norm": theirs["grad_norm"], "plain": reference}
+    good = all(
+        abs(value - reference[name]) <= PLAIN_TOLERANCE * max(1.0, abs(value)) for name, value in measured.items()
+    )
     if ours:
-        result["ours"] = {key: ours[key] for key in ("loss", "grad_norm") if key in ours}
-        good &= abs(ours["loss"] - theirs["loss"]) <= LOSS_TOLERANCE
-        good &= abs(ours.get("grad_norm", theirs["grad_norm"]) / theirs["grad_norm"] - 1) <= NORM_TOLERANCE
+        result["ours"] = {name: ours[name] for name in (*measured, "grad_norm")}
+        good &= all(abs(ours[name] - value) <= LOSS_TOLERANCE for name, value in measured.items())
+        is_random = chosen["finetuning_type"] == "lora" and "adapter_name_or_path" not in chosen
+        good &= is_random or abs(ours["grad_norm"] / theirs["grad_norm"] - 1) <= NORM_TOLERANCE
     print(json.dumps(result | {"equal": good}))
     return 0 if good else 1
 

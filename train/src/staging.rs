@@ -10,6 +10,7 @@ const KNOWN_BY: &[&[&str]] = &[
     &["adapter_config.json"],
     // Not by the latter alone: LLaMA-Factory's own folder of datasets has it too.
     &["sft.yaml", "dataset_info.json"],
+    &["dpo.yaml", "dataset_info.json"],
 ];
 
 /// A folder that becomes a checkpoint, an adapter or another output when it is whole: it is filled under another name beside its

@@ -2,17 +2,18 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use lwv_data::{Conversation, ImageSource};
+use lwv_data::{Conversation, ImageSource, Pair};
 use lwv_processor::{Content, Message};
 use serde_json::{Value, json};
 
 use super::chat::Chat;
+use crate::recipe::Stage;
 use crate::{Error, Result, Samples};
 
 /// Folder of the pictures that stood in the dataset itself.
 const IMAGES: &str = "images";
 
-/// Writes conversations in LLaMA-Factory's sharegpt format.
+/// Writes conversations or pairs in LLaMA-Factory's sharegpt format.
 pub(super) struct Records<'a> {
     /// How LLaMA-Factory writes them.
     pub(super) chat: &'a Chat,
@@ -27,6 +28,7 @@ pub(super) struct Records<'a> {
 pub(super) struct Table {
     /// Name of the dataset, and of its file without the ending.
     pub(super) name: String,
+    stage: Stage,
     has_images: bool,
 }
 
@@ -37,10 +39,9 @@ impl Table {
         if self.has_images {
             columns["images"] = "images".into();
         }
-        let info = json!({
+        let mut info = json!({
             "file_name": self.file(),
             "formatting": "sharegpt",
-            "columns": columns,
             "tags": {
                 "role_tag": "from",
                 "content_tag": "value",
@@ -49,6 +50,13 @@ impl Table {
                 "system_tag": "system",
             },
         });
+        if self.stage == Stage::IterDpo {
+            info["ranking"] = true.into();
+            for answer in ["chosen", "rejected"] {
+                columns[answer] = answer.into();
+            }
+        }
+        info["columns"] = columns;
         (self.name.clone(), info)
     }
 
@@ -76,7 +84,11 @@ impl Records<'_> {
         let mut tables = Vec::new();
         for (name, indices, has_images) in parts {
             if !indices.is_empty() {
-                let table = Table { name, has_images };
+                let table = Table {
+                    name,
+                    stage: self.samples.stage,
+                    has_images,
+                };
                 self.write_table(&table, indices)?;
                 tables.push(table);
             }
@@ -87,7 +99,7 @@ impl Records<'_> {
     /// How many samples come before the first that has pictures.
     fn first_with_images(&self, indices: &[usize]) -> Result<usize> {
         for (place, index) in indices.iter().enumerate() {
-            if !self.samples.dataset.get(*index)?.images.is_empty() {
+            if !self.samples.conversation(*index)?.images.is_empty() {
                 return Ok(place);
             }
         }
@@ -98,21 +110,60 @@ impl Records<'_> {
         let path = self.folder.join(table.file());
         let mut file = BufWriter::new(File::create(&path).map_err(Error::io(&path))?);
         for &index in indices {
-            let conversation = self.samples.dataset.get(index)?;
-            let processor = self.samples.encoder.processor();
-            self.chat.check(processor, &conversation)?;
-            let mut record = json!({"conversations": turns(&conversation)});
+            let (mut record, images) = self.record(index)?;
             if table.has_images {
-                record["images"] = self.images(index, &conversation)?.into();
+                record["images"] = self.images(index, &images)?.into();
             }
             writeln!(file, "{record}").map_err(Error::io(&path))?;
         }
         file.flush().map_err(Error::io(&path))
     }
 
+    /// What is said in a sample, and its pictures.
+    fn record(&self, index: usize) -> Result<(Value, Vec<ImageSource>)> {
+        let processor = self.samples.encoder.processor();
+        let check = |conversation: &Conversation| self.chat.check(processor, conversation);
+        match self.samples.stage {
+            Stage::Sft => {
+                let conversation = self.samples.dataset.get(index)?;
+                check(&conversation)?;
+                let turns: Vec<Value> = conversation.messages.iter().map(turn).collect();
+                Ok((json!({"conversations": turns}), conversation.images))
+            }
+            Stage::IterDpo => {
+                let pair = self.samples.dataset.pair(index)?;
+                self.check_alike(&pair)?;
+                check(&pair.chosen)?;
+                check(&pair.rejected)?;
+                let mut turns: Vec<Value> = pair.chosen.messages.iter().map(turn).collect();
+                let chosen = turns.pop();
+                let rejected = pair.rejected.messages.last().map(turn);
+                let record = json!({"conversations": turns, "chosen": chosen, "rejected": rejected});
+                Ok((record, pair.chosen.images))
+            }
+        }
+    }
+
+    /// LLaMA-Factory knows of no pairs that count more than others, or whose answers do not end.
+    fn check_alike(&self, pair: &Pair) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::Emit(format!("{}: {reason}", pair.chosen.origin)));
+        if pair.is_open {
+            return refuse("its answers are beginnings (`open`), which it would teach to end there");
+        }
+        let others = self.samples.train.first();
+        let others = others.map_or(1.0, |&sample| self.samples.measures[sample].weight);
+        if pair.weight != others {
+            return refuse(&format!(
+                "its `weight` is `{}`, that of others `{others}`, and there all pairs count the same",
+                pair.weight
+            ));
+        }
+        Ok(())
+    }
+
     /// Paths of a sample's pictures; embedded ones are written out.
-    fn images(&self, index: usize, conversation: &Conversation) -> Result<Vec<String>> {
-        let images = conversation.images.iter().enumerate();
+    fn images(&self, index: usize, images: &[ImageSource]) -> Result<Vec<String>> {
+        let images = images.iter().enumerate();
         images
             .map(|(image, source)| match source {
                 ImageSource::File(path) => absolute(path),
@@ -143,11 +194,8 @@ pub(super) fn absolute(path: &Path) -> Result<String> {
     text.ok_or_else(|| Error::Emit(format!("the path `{}` is not UTF-8", absolute.display())))
 }
 
-fn turns(conversation: &Conversation) -> Vec<Value> {
-    let turns = conversation.messages.iter();
-    turns
-        .map(|message| json!({"from": speaker(&message.role), "value": marked(message)}))
-        .collect()
+fn turn(message: &Message) -> Value {
+    json!({"from": speaker(&message.role), "value": marked(message)})
 }
 
 fn speaker(role: &str) -> &str {

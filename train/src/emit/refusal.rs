@@ -4,15 +4,23 @@ use lwv_model::{ModelConfig, expected_weights};
 use lwv_processor::Processor;
 use serde_json::Value;
 
-use crate::recipe::{ComputeType, SaveStrategy, SaveType, TrainingRecipe};
+use crate::recipe::{ComputeType, PreferenceRecipe, Recipe, SaveStrategy, SaveType, TrainingRecipe};
 use crate::trainer::selection;
-use crate::{Error, Lora, Result, SchedulerType, Selection};
+use crate::{Error, Lora, PreferenceLossType, Result, SchedulerType, Selection};
 
 /// Looks for a setting that LLaMA-Factory has no equivalent of.
 ///
 /// # Errors
 /// There is one; it is named, with what would do instead.
-pub(super) fn check(recipe: &TrainingRecipe, config: &ModelConfig, dir: &Path) -> Result<()> {
+pub(super) fn check(recipe: &Recipe, config: &ModelConfig, dir: &Path) -> Result<()> {
+    let Recipe {
+        training: recipe,
+        preference: own,
+    } = recipe;
+    if let Some(own) = own {
+        losses(own)?;
+        pairs(own, recipe)?;
+    }
     rates(recipe)?;
     computing(recipe)?;
     saving(recipe, dir)?;
@@ -42,6 +50,52 @@ fn refuse(field: &str, value: &impl serde::Serialize, reason: impl Into<String>)
         origin: String::new(),
         reason: reason.into(),
     }
+}
+
+/// LLaMA-Factory 0.9.5 asks TRL for a loss without saying which, and TRL of the versions that it is installed with then
+/// takes `sigmoid`.
+fn losses(recipe: &PreferenceRecipe) -> Result<()> {
+    let reason = match recipe.pref_loss[..] {
+        [PreferenceLossType::Sigmoid] => None,
+        [_] => Some("LLaMA-Factory does not have this loss, or computes `sigmoid` in its place; choose that"),
+        _ => Some(
+            "LLaMA-Factory has one loss only; choose `sigmoid`, to which `pref-ftx` can add the better answer's own",
+        ),
+    };
+    if let Some(reason) = reason {
+        return Err(refuse("pref-loss", &recipe.pref_loss, reason));
+    }
+    if recipe.pref_loss_weights.iter().any(|weight| *weight != 1.0) {
+        let reason = "LLaMA-Factory multiplies its loss with nothing; leave it out";
+        return Err(refuse("pref-loss-weights", &recipe.pref_loss_weights, reason));
+    }
+    Ok(())
+}
+
+fn pairs(recipe: &PreferenceRecipe, training: &TrainingRecipe) -> Result<()> {
+    if recipe.reference_free {
+        let reason = "LLaMA-Factory always has a reference for this loss; leave it out";
+        return Err(refuse("reference-free", &true, reason));
+    }
+    if recipe.ld_alpha != 1.0 {
+        let reason =
+            "LLaMA-Factory would take the tail off the model and not off its reference; leave it out";
+        return Err(refuse("ld-alpha", &recipe.ld_alpha, reason));
+    }
+    if recipe.edit_weight != 1.0 {
+        let reason = "LLaMA-Factory weighs all tokens alike; leave it out";
+        return Err(refuse("edit-weight", &recipe.edit_weight, reason));
+    }
+    if training.group_by_length {
+        let reason = "LLaMA-Factory cannot tell how long pairs are, and stops; leave it out";
+        return Err(refuse("group-by-length", &true, reason));
+    }
+    if let Some(adapter) = &training.adapter {
+        let reason = "LLaMA-Factory would compare with the model without this adapter; merge it into the model first, \
+                      with `lwv-train merge`, and train a new one";
+        return Err(refuse("adapter", adapter, reason));
+    }
+    Ok(())
 }
 
 fn rates(recipe: &TrainingRecipe) -> Result<()> {
@@ -202,18 +256,22 @@ fn scale(recipe: &TrainingRecipe, lora: &Lora) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
-    use crate::recipe::FinetuningType;
+    use crate::recipe::{FinetuningType, Stage};
 
     fn refused(change: fn(&mut TrainingRecipe)) -> Option<String> {
+        refused_of(Stage::Sft, |recipe| change(&mut recipe.training))
+    }
+
+    fn refused_of(stage: Stage, change: impl Fn(&mut Recipe)) -> Option<String> {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let mut recipe = TrainingRecipe {
-            model: fixtures.join("tiny/nested_f32"),
-            output_dir: "out".into(),
-            ..TrainingRecipe::default()
-        };
+        let mut recipe = Recipe::of(stage);
+        recipe.training.model = fixtures.join("tiny/nested_f32");
+        recipe.training.output_dir = "out".into();
         change(&mut recipe);
-        let config = ModelConfig::from_dir(&recipe.model).unwrap();
+        let config = ModelConfig::from_dir(&recipe.training.model).unwrap();
         match check(&recipe, &config, Path::new("emitted")) {
             Ok(()) => None,
             Err(Error::Setting { field, .. }) => Some(field),
@@ -242,6 +300,49 @@ mod tests {
         assert_refused(|r| r.output_dir = "emitted/out".into(), "output-dir");
         assert_refused(|r| r.image_max_pixels = Some(19_601), "image-max-pixels");
         assert_refused(|r| r.image_min_pixels = Some(1), "image-min-pixels");
+    }
+
+    fn refused_of_pairs(change: fn(&mut PreferenceRecipe)) -> Option<String> {
+        refused_of(Stage::IterDpo, |recipe| {
+            change(recipe.preference.as_mut().unwrap())
+        })
+    }
+
+    #[test]
+    fn losses_other_than_sigmoid_are_refused() {
+        use PreferenceLossType as Kind;
+        assert_eq!(refused_of_pairs(|_| {}), None);
+        assert_eq!(refused_of_pairs(|p| p.pref_loss_weights = vec![1.0]), None);
+        assert_eq!(
+            refused_of_pairs(|p| (p.pref_ftx, p.dpo_label_smoothing) = (0.5, 0.1)),
+            None
+        );
+        for &kind in Kind::value_variants() {
+            let field = refused_of(Stage::IterDpo, |recipe| {
+                recipe.preference.as_mut().unwrap().pref_loss = vec![kind];
+            });
+            assert_eq!(field.is_none(), kind == Kind::Sigmoid, "{kind:?}");
+        }
+        let assert_refused = |change: fn(&mut PreferenceRecipe), field: &str| {
+            assert_eq!(refused_of_pairs(change).as_deref(), Some(field));
+        };
+        assert_refused(|p| p.pref_loss = vec![Kind::Sigmoid, Kind::Sft], "pref-loss");
+        assert_refused(|p| p.pref_loss_weights = vec![0.5], "pref-loss-weights");
+        assert_refused(|p| p.reference_free = true, "reference-free");
+        assert_refused(|p| p.ld_alpha = 0.5, "ld-alpha");
+        assert_refused(|p| p.edit_weight = 2.0, "edit-weight");
+    }
+
+    #[test]
+    fn what_holds_for_conversations_only_is_refused_for_pairs() {
+        let of_both = |change: fn(&mut TrainingRecipe)| {
+            [Stage::Sft, Stage::IterDpo]
+                .map(|stage| refused_of(stage, |recipe| change(&mut recipe.training)).unwrap_or_default())
+        };
+        assert_eq!(of_both(|r| r.group_by_length = true), ["", "group-by-length"]);
+        assert_eq!(of_both(|r| r.adapter = Some("a".into())), ["", "adapter"]);
+        let rate = "vision-learning-rate";
+        assert_eq!(of_both(|r| r.vision_learning_rate = Some(1.0)), [rate, rate]);
     }
 
     #[test]

@@ -1,14 +1,11 @@
 use serde_json::Value;
 
-use super::DEEPSPEED;
 use super::chat::Chat;
 use super::records::absolute;
 use super::yaml::Yaml;
+use super::{DEEPSPEED, stage_name};
 use crate::Result;
-use crate::recipe::{ComputeType, FinetuningType, SaveStrategy, TrainingRecipe};
-
-/// Name of LLaMA-Factory's settings.
-pub(super) const SETTINGS: &str = "sft.yaml";
+use crate::recipe::{ComputeType, FinetuningType, PreferenceRecipe, Recipe, SaveStrategy, TrainingRecipe};
 
 /// More pixels than any picture has; no picture has fewer than one.
 const ANY_PIXELS: (usize, usize) = (1, 1 << 30);
@@ -31,19 +28,23 @@ pub(super) struct Surroundings<'a> {
     pub(super) eval_dataset: Option<String>,
 }
 
-/// The text of `sft.yaml`: `recipe` by the names of LLaMA-Factory, which for most are our own.
+/// The text of the file of settings: `recipe` by the names of LLaMA-Factory, which for most are our own.
 ///
 /// # Errors
 /// A path that is not UTF-8.
-pub(super) fn settings(recipe: &TrainingRecipe, surroundings: &Surroundings<'_>) -> Result<String> {
+pub(super) fn settings(recipe: &Recipe, surroundings: &Surroundings<'_>) -> Result<String> {
     let mut yaml = Yaml::default();
-    model(&mut yaml, recipe, surroundings)?;
+    let training = &recipe.training;
+    model(&mut yaml, training, surroundings)?;
     method(&mut yaml, recipe, surroundings.has_vision);
-    dataset(&mut yaml, recipe, surroundings);
-    output(&mut yaml, recipe)?;
-    train(&mut yaml, recipe);
+    if let Some(preference) = &recipe.preference {
+        pairs(&mut yaml, preference);
+    }
+    dataset(&mut yaml, training, surroundings);
+    output(&mut yaml, training)?;
+    train(&mut yaml, training);
     if let Some(name) = &surroundings.eval_dataset {
-        evaluation(&mut yaml, recipe, name);
+        evaluation(&mut yaml, training, name);
     }
     Ok(yaml.into_text())
 }
@@ -69,9 +70,10 @@ fn model(yaml: &mut Yaml, recipe: &TrainingRecipe, surroundings: &Surroundings<'
     Ok(())
 }
 
-fn method(yaml: &mut Yaml, recipe: &TrainingRecipe, has_vision: bool) {
+fn method(yaml: &mut Yaml, recipe: &Recipe, has_vision: bool) {
     yaml.group("method");
-    yaml.set("stage", "sft");
+    yaml.set("stage", stage_name(recipe.stage()));
+    let recipe = &recipe.training;
     yaml.set("do_train", true);
     match recipe.finetuning_type {
         FinetuningType::Full => {
@@ -96,6 +98,16 @@ fn method(yaml: &mut Yaml, recipe: &TrainingRecipe, has_vision: bool) {
         );
         yaml.set("freeze_language_model", recipe.freeze_language_model);
     }
+}
+
+/// The one loss that LLaMA-Factory has as we have it. It takes the model that training starts from as the reference, where
+/// it is given no other.
+fn pairs(yaml: &mut Yaml, recipe: &PreferenceRecipe) {
+    yaml.group("preference");
+    yaml.set("pref_loss", "sigmoid");
+    yaml.set("pref_beta", recipe.pref_beta);
+    yaml.set("pref_ftx", recipe.pref_ftx);
+    yaml.set("dpo_label_smoothing", recipe.dpo_label_smoothing);
 }
 
 fn dataset(yaml: &mut Yaml, recipe: &TrainingRecipe, surroundings: &Surroundings<'_>) {
@@ -201,6 +213,7 @@ fn name_of(choice: &impl serde::Serialize) -> Value {
 mod tests {
     use super::*;
     use crate::SchedulerType;
+    use crate::recipe::Stage;
 
     fn recipe() -> TrainingRecipe {
         TrainingRecipe {
@@ -210,7 +223,7 @@ mod tests {
         }
     }
 
-    fn text(recipe: &TrainingRecipe, has_vision: bool, eval_dataset: Option<&str>) -> String {
+    fn text(recipe: &Recipe, has_vision: bool, eval_dataset: Option<&str>) -> String {
         let chat = Chat {
             template: "qwen2_vl",
             default_system: "Be \"good\".".into(),
@@ -223,6 +236,13 @@ mod tests {
             eval_dataset: eval_dataset.map(str::to_owned),
         };
         settings(recipe, &surroundings).unwrap()
+    }
+
+    fn sft(training: TrainingRecipe) -> Recipe {
+        Recipe {
+            training,
+            preference: None,
+        }
     }
 
     fn assert_has(text: &str, lines: &[&str]) {
@@ -263,7 +283,7 @@ mod tests {
             freeze_vision_tower: false,
             ..recipe()
         };
-        let text = text(&given, true, None);
+        let text = text(&sft(given), true, None);
         #[rustfmt::skip]
         assert_has(&text, &[
             "model_name_or_path: \"/m\"", "output_dir: \"/o\"", "learning_rate: 1.0e-5", "lr_scheduler_type: \"cosine\"",
@@ -274,10 +294,36 @@ mod tests {
             "save_total_limit: 2", "logging_steps: 5", "disable_gradient_checkpointing: true",
             "dataloader_num_workers: 4", "image_max_pixels: 78400", "image_min_pixels: 784", "logging_dir: \"/l\"",
             "freeze_vision_tower: false", "freeze_multi_modal_projector: true", "freeze_language_model: false",
-            "finetuning_type: \"full\"", "deepspeed: \"ds_z3_config.json\"", "template: \"qwen2_vl\"",
+            "stage: \"sft\"", "finetuning_type: \"full\"", "deepspeed: \"ds_z3_config.json\"", "template: \"qwen2_vl\"",
             "default_system: \"Be \\\"good\\\".\"", "cutoff_len: 32768", "dataset: \"sft\"", "bf16: true",
         ]);
-        assert!(!text.contains("eval") && !text.contains("lora"), "{text}");
+        for key in ["eval", "lora", "pref", "dpo"] {
+            assert!(!text.contains(key), "{key} in {text}");
+        }
+    }
+
+    #[test]
+    fn pairs_have_settings_of_their_own() {
+        let defaults = Recipe::of(Stage::IterDpo);
+        let given = Recipe {
+            training: TrainingRecipe {
+                model: "/m".into(),
+                output_dir: "/o".into(),
+                ..defaults.training
+            },
+            preference: Some(PreferenceRecipe {
+                pref_beta: 0.3,
+                pref_ftx: 0.5,
+                dpo_label_smoothing: 0.1,
+                ..PreferenceRecipe::default()
+            }),
+        };
+        #[rustfmt::skip]
+        assert_has(&text(&given, true, None), &[
+            "stage: \"dpo\"", "pref_loss: \"sigmoid\"", "pref_beta: 0.3", "pref_ftx: 0.5", "dpo_label_smoothing: 0.1",
+            "learning_rate: 1.0e-6", "num_train_epochs: 3.0", "max_steps: -1", "finetuning_type: \"full\"",
+            "freeze_vision_tower: true", "cutoff_len: 32768", "deepspeed: \"ds_z3_config.json\"",
+        ]);
     }
 
     #[test]
@@ -293,7 +339,7 @@ mod tests {
             dtype: ComputeType::F32,
             ..recipe()
         };
-        let text = text(&given, false, None);
+        let text = text(&sft(given), false, None);
         #[rustfmt::skip]
         assert_has(&text, &[
             "finetuning_type: \"lora\"", "lora_rank: 4", "lora_alpha: 8", "lora_target: \"q_proj,v_proj\"",
@@ -306,7 +352,7 @@ mod tests {
 
     #[test]
     fn pictures_have_the_checkpoints_limits_alone_by_default() {
-        let text = text(&recipe(), true, None);
+        let text = text(&sft(recipe()), true, None);
         assert_has(&text, &["image_min_pixels: 1", "image_max_pixels: 1073741824"]);
     }
 
@@ -315,7 +361,7 @@ mod tests {
         let with = |change: fn(&mut TrainingRecipe)| {
             let mut recipe = recipe();
             change(&mut recipe);
-            text(&recipe, true, Some("sft_eval"))
+            text(&sft(recipe), true, Some("sft_eval"))
         };
         let by_default = with(|_| {});
         assert_has(
