@@ -7,7 +7,7 @@ use crate::{ImageSource, Origin, Problem, Result};
 pub struct Conversation {
     /// The turns, of `system`, `user` and `assistant`; at least one is the assistant's, and none of those is empty.
     pub messages: Vec<Message>,
-    /// The pictures, as many as the messages have places for one ([`Content::Image`]), in their order.
+    /// The pictures, as many as the messages have places for one ([`Content::Image`](lwv_processor::Content::Image)), in their order.
     pub images: Vec<ImageSource>,
     /// Where it stands.
     pub origin: Origin,

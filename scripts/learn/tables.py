@@ -1,13 +1,13 @@
 """A task whose truth a program knows: articles that must state the numbers of a small table.
 
     python scripts/learn/tables.py prompts FILE --kind sft|held-out|train-SEED --count N
-    python scripts/learn/tables.py correct PROMPTS ARTICLES FILE
+    python scripts/learn/tables.py correct PROMPTS ARTICLES FILE [--pages]
     python scripts/learn/tables.py check PROMPTS ARTICLES
     python scripts/learn/tables.py report FOLDER SEED...
 
 `prompts` writes one table with its instruction and a reference article a line; kinds never share a table. `correct` makes
 of generated articles what `lwv-data pairs` reads: the pages as they were written, and as an editor leaves them, who changes
-wrong numbers, writes the page of a row that was skipped and takes out what is repeated. `check` prints a JSON object: the rate
+wrong numbers (with --pages, also writes the page of a row that was skipped and takes out what is repeated). `check` prints a JSON object: the rate
 of wrong numbers among those stated, of numbers that are missing, and how long articles are. `report` prints what scripts/learn/tables
 has measured as a table.
 """
@@ -169,15 +169,27 @@ def row_of(task: Task, page: str) -> int | None:
     return min(named)[1] if named else None
 
 
-def corrected(task: Task, row: Row, page: str, generator: random.Random) -> str:
-    """A page about a row as an editor leaves it."""
-    stated = numbers(task, row, page)
-    if len(stated) < 2:
-        return task.page(row, generator)
-    for number in reversed(stated):
+def with_right_numbers(task: Task, row: Row, page: str) -> str:
+    """A page about a row with its wrong numbers replaced."""
+    for number in reversed(numbers(task, row, page)):
         if number.is_wrong():
             page = page[: number.start] + str(number.right) + page[number.end :]
     return page
+
+
+def with_numbers_edited(task: Task, article: str) -> list[tuple[str, str, str]]:
+    """What the table says up to each page, and the page before and after an editor who changes wrong numbers alone."""
+    result, following = [], 0
+    for page in pages(article):
+        index = row_of(task, page)
+        seen = max(following, 0 if index is None else index + 1)
+        source = "\n".join(row.line() for row in task.rows[following:seen])
+        result.append([source, page, page if index is None else with_right_numbers(task, task.rows[index], page)])
+        following = seen
+    rest = [row.line() for row in task.rows[following:]]
+    if rest:
+        result[-1][0] = "\n".join(filter(None, [result[-1][0], *rest]))
+    return [tuple(pages) for pages in result]
 
 
 def edited(task: Task, article: str, generator: random.Random) -> list[tuple[str, str, str]]:
@@ -193,7 +205,9 @@ def edited(task: Task, article: str, generator: random.Random) -> list[tuple[str
             continue
         result += [(row.line(), "", task.page(row, generator)) for row in task.rows[following:index]]
         row, following = task.rows[index], index + 1
-        result.append((row.line(), page, corrected(task, row, page, generator)))
+        has_both = len(numbers(task, row, page)) > 1
+        revised = with_right_numbers(task, row, page) if has_both else task.page(row, generator)
+        result.append((row.line(), page, revised))
     return result + [(row.line(), "", task.page(row, generator)) for row in task.rows[following:]]
 
 
@@ -202,7 +216,9 @@ def correct(args: argparse.Namespace) -> None:
     with open(args.file, "w") as file:
         for prompt, article in zip(lines(args.prompts), lines(args.articles), strict=True):
             task, generator = read_task(prompt["task"]), generator_of("edit", prompt["id"])
-            sources, original, revised = zip(*edited(task, article["text"], generator))
+            text = article["text"]
+            rows = edited(task, text, generator) if args.pages else with_numbers_edited(task, text)
+            sources, original, revised = zip(*rows)
             row = {"id": prompt["id"], "instruction": task.instruction(), "sources": sources}
             file.write(json.dumps(row | {"original": original, "revised": revised}) + "\n")
 
@@ -273,6 +289,7 @@ def main() -> None:
         command.add_argument("articles", type=Path)
         if run is correct:
             command.add_argument("file", type=Path)
+            command.add_argument("--pages", action="store_true", help="write skipped pages, take repeated ones out")
         command.set_defaults(run=run)
     command = commands.add_parser("report")
     command.add_argument("folder", type=Path)
