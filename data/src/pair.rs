@@ -3,7 +3,7 @@ use serde_json::{Map, Value};
 
 use crate::draft::{Draft, Part, Turn};
 use crate::media::MediaDir;
-use crate::record::{kind, list, not};
+use crate::record::{kind, list, not, optional_text};
 use crate::{Conversation, Origin, Problem, alpaca, openai, sharegpt};
 
 /// One sample of a preference: two answers to the same prompt, of which one is better.
@@ -29,9 +29,7 @@ impl Pair {
         };
         let Drafts { mut prompt, answers } = Drafts::read(record, media)?;
         prompt.images = media.sources("images", record.get("images"))?;
-        if let Some(Value::String(system)) = record.get("system") {
-            prompt.instruct(system);
-        }
+        prompt.instruct(optional_text(record, "system")?);
         let [chosen, rejected] = answers;
         let with = |answer: Turn| {
             let mut draft = prompt.clone();
@@ -48,13 +46,21 @@ impl Pair {
             chosen,
             rejected,
             weight: weight(record)?,
-            is_open: matches!(record.get("open"), Some(Value::Bool(true))),
+            is_open: is_open(record)?,
         })
     }
 }
 
 fn said(answer: &Message) -> String {
     answer.said().trim().to_owned()
+}
+
+fn is_open(record: &Map<String, Value>) -> Result<bool, Problem> {
+    match record.get("open") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(open)) => Ok(*open),
+        other => Err(not("true or false", "open", other)),
+    }
 }
 
 fn weight(record: &Map<String, Value>) -> Result<f64, Problem> {
@@ -232,5 +238,9 @@ mod tests {
         );
         let weight = error(json!({"instruction": "q", "chosen": "a", "rejected": "b", "weight": 0}));
         assert_eq!(weight, "`weight` is no number above 0");
+        let open = error(json!({"instruction": "q", "chosen": "a", "rejected": "b", "open": "yes"}));
+        assert_eq!(open, "`open` is a string; expected true or false");
+        let system = error(json!({"instruction": "q", "chosen": "a", "rejected": "b", "system": 1}));
+        assert_eq!(system, "`system` is a number; expected a string");
     }
 }

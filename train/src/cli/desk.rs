@@ -1,8 +1,10 @@
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lwv_train::{Event, PreferenceMetrics, Share, Shortage, StepMetrics};
+use lwv_train::recipe::Recipe;
+use lwv_train::{Error, Event, PreferenceMetrics, Samples, Share, Shortage, StepMetrics};
 
 /// What a user sees on stderr: a bar where it is a terminal, else a line for what matters.
 pub(crate) struct Desk {
@@ -32,6 +34,17 @@ impl Desk {
             bar: Mutex::new(bar(0, template, is_terminal)),
             is_terminal,
         }
+    }
+
+    /// Opens the samples of a training, and shows how far counting them is.
+    pub(crate) fn open_samples(&self, recipe: &Recipe) -> Result<Samples, Error> {
+        let progress = |done, all| self.watch(&Event::Counted(done, all));
+        Samples::open(
+            &recipe.training,
+            recipe.stage(),
+            &AtomicBool::new(false),
+            &progress,
+        )
     }
 
     /// Shows bytes that were moved, and in all.

@@ -1,10 +1,8 @@
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use lwv_train::recipe::{EmitEngine, Recipe, RunArgs};
-use lwv_train::{Event, Samples};
 use serde_json::json;
 
 use super::desk::Desk;
@@ -13,13 +11,7 @@ use super::say;
 /// Writes another trainer's files into `dir`.
 pub(crate) fn run(args: &RunArgs, recipe: &Recipe, engine: EmitEngine, dir: &Path) -> Result<ExitCode> {
     let desk = Desk::training();
-    let progress = |done, all| desk.watch(&Event::Counted(done, all));
-    let samples = Samples::open(
-        &recipe.training,
-        recipe.stage(),
-        &AtomicBool::new(false),
-        &progress,
-    )?;
+    let samples = desk.open_samples(recipe)?;
     lwv_train::emit(engine, recipe, &samples, dir)?;
     let left_out = samples.shortage.describe();
     if !left_out.is_empty() {

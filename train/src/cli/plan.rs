@@ -1,10 +1,9 @@
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use lwv_model::ModelConfig;
 use lwv_train::recipe::{DeviceType, PlanArgs};
-use lwv_train::{Event, Load, MemoryPlan, Samples};
+use lwv_train::{Load, MemoryPlan};
 use serde_json::json;
 
 use super::desk::Desk;
@@ -14,13 +13,7 @@ use super::{memory, say};
 pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     let recipe = args.resolve()?;
     let desk = Desk::training();
-    let progress = |done, all| desk.watch(&Event::Counted(done, all));
-    let samples = Samples::open(
-        &recipe.training,
-        recipe.stage(),
-        &AtomicBool::new(false),
-        &progress,
-    )?;
+    let samples = desk.open_samples(&recipe)?;
     let config = ModelConfig::from_dir(&recipe.training.model)?;
     let load = Load::of(&recipe, &samples)?;
     let recipe = recipe.training;
