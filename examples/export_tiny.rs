@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use lwv_export::{Progress, Recipe, export};
+use lwv_export::{Progress, Quantization, Recipe, export};
 use lwv_model::{Manifest, Precision, Target};
 
 struct Silent;
@@ -14,6 +14,8 @@ impl Progress for Silent {
     fn graph(&self, _: &str) {}
     fn read(&self, _: u64) {}
     fn total(&self, _: u64) {}
+    fn calibrating(&self, _: usize, _: usize) {}
+    fn measuring(&self, _: usize, _: usize) {}
 }
 
 fn main() -> anyhow::Result<()> {
@@ -29,10 +31,12 @@ fn main() -> anyhow::Result<()> {
             .unwrap_or_else(|| std::env::temp_dir().join("lwv-tiny-bundle")),
         adapter: None,
         precision: Precision::Fp32,
+        held_out: None,
+        quantization: Quantization::default(),
         target: Target::Ort,
     };
     // The closure may compare the finished bundle with the checkpoint; see `lwv_export::verify`.
-    let summary = export(&recipe, &Silent, &mut |_| Ok(None))?;
+    let summary = export(&recipe, &Silent, &mut |_, _| Ok(None))?;
     println!("{} bytes in {}", summary.bytes_written, recipe.bundle.display());
     for (name, graph) in Manifest::from_dir(&recipe.bundle)?.graphs {
         println!("{name}: {} nodes, opset {}", graph.nodes, graph.opset);

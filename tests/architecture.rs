@@ -29,6 +29,11 @@ const NEVER: &[(&str, bool, &[&str])] = &[
     ("lwv-onnx", false, &["candle-core", "ort", "lwv-model"]),
     ("lwv-export", true, &["candle-core", "ort"]),
     (
+        "lwv-quantize",
+        false,
+        &["candle-core", "ort", "lwv-model", "onnx-protobuf", "lwv-onnx"],
+    ),
+    (
         "lwv-runtime",
         false,
         &[

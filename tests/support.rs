@@ -25,7 +25,7 @@ mod onnx;
 mod random;
 
 pub use bundle::{Quiet, bundle, bundle_with_adapter, export_into, recipe};
-pub use command::{Run, lwv_export, lwv_write};
+pub use command::{Run, lwv_export, lwv_quantize, lwv_write};
 pub use difference::{Difference, cosine, highest};
 pub use engine::{OrtText, engine, graph, library, session};
 pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};

@@ -3,12 +3,17 @@ use std::path::{Path, PathBuf};
 
 use lwv_model::{
     Adapter, Checkpoint, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig,
-    Precision, Target, contract, expected_weights,
+    Precision, QuantizationEntry, Target, contract, expected_weights,
 };
 use lwv_processor::{ImageProcessor, Processor};
+#[cfg(feature = "verify")]
+use lwv_quantize::Bits;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::calibrated::Calibrated;
+use crate::float_weights::open_weights;
+use crate::formats::{Formats, Quantization, Rounding, WeightFormat};
 use crate::graphs::{self, Graph, OPSET};
 use crate::staging::Staging;
 use crate::weights::WeightStore;
@@ -29,6 +34,10 @@ pub struct Recipe {
     pub adapter: Option<PathBuf>,
     /// Precision of all graphs.
     pub precision: Precision,
+    /// Text that the parity report measures on; ours where there is none.
+    pub held_out: Option<PathBuf>,
+    /// How integer weights are made, where the precision has any.
+    pub quantization: Quantization,
     /// What the graphs are lowered for.
     pub target: Target,
 }
@@ -61,38 +70,46 @@ pub trait Progress {
     fn read(&self, bytes: u64);
     /// Bytes of weights that will be read in all.
     fn total(&self, bytes: u64);
+    /// Samples are sent through layer `layer` of `layers`, before any graph is begun.
+    fn calibrating(&self, layer: usize, layers: usize);
+    /// What part `part` of `parts` loses is measured, before calibration.
+    fn measuring(&self, part: usize, parts: usize);
 }
+
+/// Compares a finished bundle with what it was made of; see [`export`].
+pub type Check<'a> = dyn FnMut(&Recipe, &Path) -> Result<Option<lwv_model::ParitySummary>, Error> + 'a;
 
 /// Exports a checkpoint into a bundle. The bundle appears whole or not at all; one that stands in its place stays
 /// until then.
 ///
-/// `check` is called with the finished bundle while it still has its temporary name; what it returns ends up in the
+/// `check` is called with the resolved recipe and the finished bundle while it still has its temporary name; what it returns ends up in the
 /// manifest, and its error keeps the bundle from appearing.
 ///
 /// # Errors
 /// Anything wrong with the checkpoint or adapter, named; a folder that cannot be written.
-pub fn export(
-    recipe: &Recipe,
-    progress: &dyn Progress,
-    check: &mut dyn FnMut(&Path) -> Result<Option<lwv_model::ParitySummary>, Error>,
-) -> Result<Summary, Error> {
+pub fn export(recipe: &Recipe, progress: &dyn Progress, check: &mut Check<'_>) -> Result<Summary, Error> {
     let source = Source::open(recipe)?;
     progress.total(source.bytes()?);
+    let recipe = &with_budget(recipe, &source, progress)?;
+    let calibrated = Calibrated::of(recipe, &source, progress)?;
     let staging = Staging::create(&recipe.bundle)?;
-    let mut manifest = write_bundle(recipe, &source, staging.folder(), progress)?;
+    let mut manifest = write_bundle(recipe, &source, calibrated.as_ref(), staging.folder(), progress)?;
     write_manifest(staging.folder(), &manifest)?;
-    manifest.parity = check(staging.folder())?;
+    manifest.parity = check(recipe, staging.folder())?;
     if manifest.parity.is_some() {
         add_file(&mut manifest, staging.folder(), "parity.json")?;
         write_manifest(staging.folder(), &manifest)?;
     }
     staging.commit()?;
+    if let Some(calibrated) = calibrated {
+        calibrated.remove()?;
+    }
     Ok(summary(&manifest))
 }
 
 /// The opened and checked checkpoint.
-struct Source {
-    config: ModelConfig,
+pub(crate) struct Source {
+    pub(crate) config: ModelConfig,
     checkpoint: Checkpoint,
     adapter: Option<Adapter>,
     images: Option<ImageProcessor>,
@@ -103,7 +120,7 @@ impl Source {
     fn open(recipe: &Recipe) -> Result<Self, Error> {
         let dir = &recipe.checkpoint;
         let config = ModelConfig::from_dir(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = open_weights(dir, &config)?;
         checkpoint.check(&config)?;
         let adapter = recipe.adapter.as_deref().map(Adapter::open).transpose()?;
         if let Some(adapter) = &adapter {
@@ -138,9 +155,15 @@ impl Source {
     }
 
     /// A hash that tells this source from others without reading all of its weights.
-    fn id(&self) -> Result<String, Error> {
+    pub(crate) fn id(&self) -> Result<String, Error> {
         let mut hash = Sha256::new();
         hash.update(format!("{:?}", self.config));
+        if let Ok(manifest) = Manifest::from_dir(self.checkpoint.dir()) {
+            // A bundle's weights are told from others by where they came from, and in which precision they are.
+            let precisions: Vec<_> = manifest.graphs.values().map(|graph| graph.precision).collect();
+            hash.update(format!("{} {precisions:?}", manifest.source));
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
         let files = self
             .checkpoint
             .files()
@@ -172,6 +195,7 @@ fn weight_bytes(source: &Source, include: impl Fn(&str) -> bool) -> Result<u64, 
 fn write_bundle(
     recipe: &Recipe,
     source: &Source,
+    calibrated: Option<&Calibrated>,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Manifest, Error> {
@@ -180,6 +204,8 @@ fn write_bundle(
     let mut weights = WeightStore::new(
         &source.checkpoint,
         source.adapter.as_ref(),
+        Formats::new(recipe.precision, &recipe.quantization),
+        calibrated.map(|calibrated| &calibrated.weights),
         &folder.join("onnx"),
         &read,
     );
@@ -192,7 +218,7 @@ fn write_bundle(
         if external {
             data_files.push(name);
         }
-        let graph = build(name, source, recipe.precision, &mut weights)?;
+        let graph = build(name, source, calibrated, &mut weights)?;
         let digest = graph.model.write(folder.join(contract::graph_file(name)))?;
         files.insert(
             contract::graph_file(name),
@@ -201,7 +227,10 @@ fn write_bundle(
                 sha256: digest.sha256,
             },
         );
-        graphs.insert(name.to_owned(), entry(name, &graph, recipe.precision));
+        graphs.insert(
+            name.to_owned(),
+            entry(name, &graph, graph_precision(name, recipe.precision)),
+        );
     }
     let data = weights.finish()?;
     files.extend(data.into_values().map(|file| {
@@ -233,6 +262,7 @@ fn write_bundle(
             max_pixels: images.max_pixels as u64,
         }),
         context_length: source.config.text.max_position_embeddings,
+        quantization: quantization_entry(recipe, source, calibrated),
         parity: None,
     };
     lwv_onnx::write_atomically(folder.join("recipe.json"), &side_files::pretty(recipe)?)?;
@@ -266,15 +296,93 @@ fn stands_beside(name: &str, source: &Source) -> Result<bool, Error> {
 fn build(
     name: &str,
     source: &Source,
-    precision: Precision,
+    calibrated: Option<&Calibrated>,
     weights: &mut WeightStore<'_>,
 ) -> Result<Graph, Error> {
     let config = &source.config;
     match (name, &config.vision, config.image_token_id) {
-        (contract::VISION_ENCODER, Some(vision), _) => graphs::vision_encoder(vision, precision, weights),
-        (contract::EMBEDDING, _, Some(image)) => graphs::embedding(&config.text, image, precision, weights),
-        (contract::EMBED_TOKENS, ..) => graphs::embed_tokens(&config.text, precision, weights),
-        _ => graphs::decoder_model(config, precision, weights),
+        (contract::VISION_ENCODER, Some(vision), _) => graphs::vision_encoder(vision, weights),
+        (contract::EMBEDDING, _, Some(image)) => graphs::embedding(&config.text, image, weights),
+        (contract::EMBED_TOKENS, ..) => graphs::embed_tokens(&config.text, weights),
+        _ => {
+            let scales = calibrated.and_then(|calibrated| calibrated.cache_scales.as_deref());
+            graphs::decoder_model(config, scales, weights)
+        }
+    }
+}
+
+/// The recipe with bits chosen for every part of the decoder, where there is a budget for them.
+#[cfg(feature = "verify")]
+fn with_budget(recipe: &Recipe, source: &Source, progress: &dyn Progress) -> Result<Recipe, Error> {
+    let mut recipe = recipe.clone();
+    let Some(bits_per_weight) = recipe.quantization.bits_per_weight else {
+        return Ok(recipe);
+    };
+    let losses = crate::sensitivity(&recipe, progress)?;
+    let measured: usize = losses.iter().map(|part| part.weights).sum();
+    let all = matrix_bits(&recipe, &source.config);
+    let of_losses =
+        crate::budget::bits_per_weight(Bits::Four, recipe.quantization.block_size) * measured as f64;
+    let fixed = (all.0 - of_losses, all.1 - measured);
+    let chosen = crate::budget::spend(&losses, bits_per_weight, recipe.quantization.block_size, fixed);
+    recipe.quantization.overrides.extend(chosen);
+    Ok(recipe)
+}
+
+#[cfg(not(feature = "verify"))]
+fn with_budget(recipe: &Recipe, _: &Source, _: &dyn Progress) -> Result<Recipe, Error> {
+    match recipe.quantization.bits_per_weight {
+        Some(_) => Err(Error::NoEngine("choosing bits by what they lose")),
+        None => Ok(recipe.clone()),
+    }
+}
+
+/// What the manifest says of integer weights.
+fn quantization_entry(
+    recipe: &Recipe,
+    source: &Source,
+    calibrated: Option<&Calibrated>,
+) -> Option<QuantizationEntry> {
+    if !matches!(recipe.precision, Precision::Int8 | Precision::Int4) {
+        return None;
+    }
+    Some(QuantizationEntry {
+        block_size: recipe.quantization.block_size,
+        rounding: match recipe.quantization.rounding {
+            Rounding::Nearest => "nearest".to_owned(),
+            Rounding::Compensated => "compensated".to_owned(),
+        },
+        bits_per_weight: {
+            let (bits, weights) = matrix_bits(recipe, &source.config);
+            bits / weights.max(1) as f64
+        },
+        calibration: calibrated.map(|calibrated| calibrated.samples.clone()),
+    })
+}
+
+/// Bits that all matrices take, and their weights; a table that is the head too counts once.
+fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize) {
+    let formats = Formats::new(recipe.precision, &recipe.quantization);
+    let (mut bytes, mut weights) = (0, 0);
+    for (name, shape) in expected_weights(config)
+        .into_iter()
+        .filter(|(_, shape)| shape.len() > 1)
+    {
+        let (rows, columns) = (shape[0], shape[1..].iter().product::<usize>());
+        weights += rows * columns;
+        bytes += match formats.matrix(&name) {
+            WeightFormat::Blocks(scheme) => scheme.bytes(rows, columns),
+            WeightFormat::Float(element) => rows * columns * element.size(),
+        };
+    }
+    (bytes as f64 * 8.0, weights)
+}
+
+/// Precision of most matrices of a graph.
+fn graph_precision(name: &str, precision: Precision) -> Precision {
+    match (name, precision) {
+        (contract::VISION_ENCODER, Precision::Int4) => Precision::Int8,
+        _ => precision,
     }
 }
 

@@ -47,6 +47,35 @@ pub enum Error {
     /// The place of the bundle is taken by something that is no bundle.
     #[error("`{0}` exists and is not a bundle; choose another folder or remove it")]
     NotABundle(PathBuf),
+    /// A weight cannot be quantized.
+    #[error("cannot quantize `{weight}`: {source}")]
+    Quantize {
+        /// Canonical name.
+        weight: String,
+        /// Why.
+        source: lwv_quantize::Error,
+    },
+    /// What was asked for needs the checkpoint to be run, which this build cannot.
+    #[error("{0} needs feature `verify`, which this build has not")]
+    NoEngine(&'static str),
+    /// The source has no floats.
+    #[error("`{0}` holds integers already; quantize the checkpoint, or a bundle in f32 or fp16")]
+    Quantized(PathBuf),
+    /// A setting that cannot be.
+    #[error("{0}: {1}")]
+    Setting(&'static str, String),
+    /// The bundle has not passed the comparison with its checkpoint.
+    #[error(
+        "the bundle differs from the checkpoint by more than its precision explains and was not kept; see `{report}`, or keep \
+         it with --force"
+    )]
+    Differs {
+        /// The parity report.
+        report: PathBuf,
+    },
+    /// The checkpoint cannot be run on samples.
+    #[error("calibration: {0}")]
+    Calibration(String),
     /// An operation was given a tensor it cannot take: the network and the exporter disagree.
     #[error("operation `{operation}` cannot take {got}")]
     Operand {
@@ -62,6 +91,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Maps an error of quantizing `weight`.
+    pub(crate) fn quantize(weight: &str) -> impl FnOnce(lwv_quantize::Error) -> Self {
+        let weight = weight.to_owned();
+        move |source| Self::Quantize { weight, source }
+    }
+
     /// Maps an I/O error of `action` on `path`.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

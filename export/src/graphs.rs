@@ -1,9 +1,8 @@
 //! The four graphs of a bundle, target `ort`: what stands at their borders, and the network between.
 
 use lwv_model::{
-    DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Precision, Segments,
-    TensorContract, TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings,
-    vision_tower,
+    DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Segments, TensorContract,
+    TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings, vision_tower,
 };
 use lwv_onnx::{Attribute, DataType, GraphBuilder, Model};
 
@@ -28,13 +27,9 @@ pub(crate) struct Graph {
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub(crate) fn vision_encoder(
-    vision: &VisionConfig,
-    precision: Precision,
-    weights: &mut WeightStore<'_>,
-) -> Result<Graph, Error> {
+pub(crate) fn vision_encoder(vision: &VisionConfig, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
     let contract = contract::vision_encoder(vision);
-    let mut graph = start(contract::VISION_ENCODER, &contract, precision, weights);
+    let mut graph = start(contract::VISION_ENCODER, &contract, weights);
     let geometry = VisionGeometry::append(&mut graph, vision);
     let lowering = OrtLowering::for_rows(&mut graph, contract::PIXEL_VALUES);
     let inputs = VisionInputs {
@@ -59,13 +54,9 @@ pub(crate) fn vision_encoder(
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub(crate) fn embed_tokens(
-    text: &TextConfig,
-    precision: Precision,
-    weights: &mut WeightStore<'_>,
-) -> Result<Graph, Error> {
+pub(crate) fn embed_tokens(text: &TextConfig, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
     let contract = contract::embed_tokens(text);
-    let graph = start(contract::EMBED_TOKENS, &contract, precision, weights);
+    let graph = start(contract::EMBED_TOKENS, &contract, weights);
     let mut ops = OnnxOps::new(graph, OrtLowering::without_layers());
     let embeds = token_embeddings(&mut ops, text, &integers(contract::INPUT_IDS))?;
     finish(ops.graph, contract, &embeds.activation("output")?.name)
@@ -81,11 +72,10 @@ pub(crate) fn embed_tokens(
 pub(crate) fn embedding(
     text: &TextConfig,
     image_token_id: u32,
-    precision: Precision,
     weights: &mut WeightStore<'_>,
 ) -> Result<Graph, Error> {
     let contract = contract::embedding(text);
-    let graph = start(contract::EMBEDDING, &contract, precision, weights);
+    let graph = start(contract::EMBEDDING, &contract, weights);
     let mut ops = OnnxOps::new(graph, OrtLowering::without_layers());
     let embeds = token_embeddings(&mut ops, text, &integers(contract::INPUT_IDS))?;
     let embeds = embeds.activation("output")?.clone();
@@ -104,18 +94,18 @@ pub(crate) fn embedding(
     finish(ops.graph, contract, &merged)
 }
 
-/// Embeddings and cache to logits of the last position and cache.
+/// Embeddings and cache to logits of the last position and cache, whose scales are given where it is of 8 bits.
 ///
 /// # Errors
 /// A weight cannot be read or written.
 pub(crate) fn decoder_model(
     config: &ModelConfig,
-    precision: Precision,
+    cache_scales: Option<&[[Vec<f32>; 2]]>,
     weights: &mut WeightStore<'_>,
 ) -> Result<Graph, Error> {
-    let contract = contract::decoder(config, precision.element_type());
-    let mut graph = start(contract::DECODER, &contract, precision, weights);
-    let lowering = OrtLowering::for_decoder(&mut graph);
+    let contract = contract::decoder(config, weights.formats().cache_type());
+    let mut graph = start(contract::DECODER, &contract, weights);
+    let lowering = OrtLowering::for_decoder(&mut graph, cache_scales);
     let positions = OrtLowering::limited_positions(&mut graph);
     let embeds = Value::batched(
         contract::INPUTS_EMBEDS.into(),
@@ -160,15 +150,10 @@ fn feature_rows(graph: &mut Emitter<'_, '_>, image_token_id: u32) -> String {
     graph.op("Where", &[&takes_feature, &feature, &own], [])
 }
 
-fn start<'a, 'w>(
-    name: &str,
-    contract: &GraphContract,
-    precision: Precision,
-    weights: &'a mut WeightStore<'w>,
-) -> Emitter<'a, 'w> {
+fn start<'a, 'w>(name: &str, contract: &GraphContract, weights: &'a mut WeightStore<'w>) -> Emitter<'a, 'w> {
     let mut builder = GraphBuilder::new(name);
     builder.opset("", OPSET).opset("com.microsoft", 1);
-    let mut graph = Emitter::new(builder, weights, precision);
+    let mut graph = Emitter::new(builder, weights);
     for input in &contract.inputs {
         graph.input(&input.name, data_type(input.element_type), &dimensions(input));
     }
@@ -206,6 +191,7 @@ fn data_type(element: ElementType) -> DataType {
         ElementType::Float16 => DataType::Float16,
         ElementType::Int64 => DataType::Int64,
         ElementType::Int32 => DataType::Int32,
+        ElementType::Int8 => DataType::Int8,
         _ => DataType::Float32,
     }
 }

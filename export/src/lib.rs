@@ -6,12 +6,27 @@
 //! bundle with the checkpoint.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "verify")]
+mod budget;
 mod bundle;
+mod calibrated;
+#[cfg(feature = "verify")]
+mod calibration;
+#[cfg(feature = "verify")]
+mod divergence;
 mod error;
+mod float_weights;
+mod formats;
 mod genai;
 mod graphs;
+#[cfg(feature = "verify")]
+mod loss_chart;
 mod lower;
 mod ops;
+#[cfg(feature = "verify")]
+mod prompts;
+#[cfg(feature = "verify")]
+mod sensitivity;
 mod side_files;
 mod staging;
 mod value;
@@ -19,5 +34,10 @@ mod value;
 pub mod verify;
 mod weights;
 
-pub use bundle::{Progress, Recipe, Summary, export};
+pub use bundle::{Check, Progress, Recipe, Summary, export};
 pub use error::Error;
+pub use formats::{Calibration, Quantization, Rounding};
+#[cfg(feature = "verify")]
+pub use loss_chart::plot_losses;
+#[cfg(feature = "verify")]
+pub use sensitivity::{PartLoss, sensitivity};

@@ -3,19 +3,96 @@
 mod cli;
 mod peak_memory;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    match cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&error);
-            ExitCode::FAILURE
+use clap::{ArgGroup, Parser, ValueEnum};
+use cli::{CheckOptions, IntegerOptions, absolute, exit, run};
+use lwv_export::{Error, Recipe};
+use lwv_model::{Precision, Target};
+
+const EXAMPLES: &str = "\
+Examples:
+  lwv-export ./LongWriter-V-7B ./bundle --fp16
+  lwv-export ./checkpoint ./bundle --fp32 --verify
+  lwv-export ./checkpoint ./bundle --int4 --int8-cache
+  lwv-export ./checkpoint ./bundle --int4 --calibration my-samples.jsonl --media-dir ./images
+  lwv-export ./Qwen2.5-VL-7B-Instruct ./bundle --fp16 --adapter ./my-lora --json";
+
+/// Exports a checkpoint in Hugging Face layout into a bundle of ONNX graphs.
+///
+/// The bundle appears whole or not at all. A bundle that stands in its place already is replaced.
+#[derive(Parser)]
+#[command(name = "lwv-export", version, after_help = EXAMPLES)]
+#[command(group(ArgGroup::new("precision").args(["fp32", "fp16", "int8", "int4"])))]
+struct Args {
+    /// Folder with `config.json`, safetensors, tokenizer and processor files
+    checkpoint: PathBuf,
+    /// Folder to write
+    bundle: PathBuf,
+    /// Write 32-bit floats
+    #[arg(long)]
+    fp32: bool,
+    /// Write 16-bit floats (the default)
+    #[arg(long)]
+    fp16: bool,
+    /// Write matrices of 8-bit integers
+    #[arg(long)]
+    int8: bool,
+    /// Write matrices of 4-bit integers
+    #[arg(long)]
+    int4: bool,
+    #[command(flatten)]
+    integers: IntegerOptions,
+    /// What the graphs are lowered for
+    #[arg(long, value_enum, default_value = "ort")]
+    target: TargetArg,
+    /// Merge the LoRA in this folder (PEFT layout)
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    check: CheckOptions,
+    /// Print a JSON object as the last line of stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TargetArg {
+    /// ONNX Runtime on CPU or CUDA
+    Ort,
+}
+
+impl Args {
+    fn resolve(&self) -> Result<Recipe, Error> {
+        let TargetArg::Ort = self.target;
+        let precision = self.precision();
+        Ok(Recipe {
+            checkpoint: absolute(&self.checkpoint)?,
+            bundle: absolute(&self.bundle)?,
+            adapter: self.adapter.as_deref().map(absolute).transpose()?,
+            precision,
+            held_out: self.check.held_out.clone(),
+            quantization: self.integers.resolve(precision)?,
+            target: Target::Ort,
+        })
+    }
+
+    fn precision(&self) -> Precision {
+        match self {
+            Self { fp32: true, .. } => Precision::Fp32,
+            Self { int8: true, .. } => Precision::Int8,
+            Self { int4: true, .. } => Precision::Int4,
+            _ => Precision::Fp16,
         }
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command line's own error output")]
-fn report(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+fn main() -> ExitCode {
+    let args = Args::parse();
+    exit(
+        args.resolve()
+            .map_err(Into::into)
+            .and_then(|recipe| run(&recipe, &args.check, args.json)),
+    )
 }

@@ -1,17 +1,19 @@
 use std::collections::HashMap;
 
-use lwv_model::{ElementType, Ops, Precision, Rotary, Segments};
+use lwv_model::{ElementType, Ops, Rotary, Segments};
 use lwv_onnx::{Attribute, DataType, Dimension, GraphBuilder, Model, Node};
+use lwv_quantize::BlockScheme;
 
 use crate::Error;
+use crate::formats::WeightFormat;
 use crate::lower::Lowering;
 use crate::value::{Activation, Layout, Value};
 use crate::weights::{Placed, WeightStore};
 
 /// Appends the network's operations to a graph.
 ///
-/// What every target shares is here: weights, types and layouts. Matrices are `Gemm` with a transposed weight, so that
-/// a weight's bytes stand in the bundle as they stand in the checkpoint. In fp16 the products and attention are
+/// What every target shares is here: weights, types and layouts. Float matrices are `Gemm` with a transposed weight, so that
+/// a weight's bytes stand in the bundle as they stand in the checkpoint; matrices of small integers are `MatMulNBits`. In fp16 the products and attention are
 /// 16 bit; the residual stream, norms and rotation stay 32 bit, which Qwen2.5-VL's large activations need.
 /// How norms, rotation and attention look is the [`Lowering`]'s business.
 pub(crate) struct OnnxOps<'a, 'w, L> {
@@ -25,7 +27,6 @@ pub(crate) struct Emitter<'a, 'w> {
     /// The graph so far.
     builder: GraphBuilder,
     weights: &'a mut WeightStore<'w>,
-    precision: Precision,
     /// The first thing that the builder refused; later calls go on with empty names and the end reports it.
     fault: Option<lwv_onnx::Error>,
     /// Weights that are in the graph already.
@@ -42,13 +43,12 @@ enum Conversion {
 }
 
 impl<'a, 'w> Emitter<'a, 'w> {
-    /// Starts a graph whose matrices are of `precision`.
-    pub(crate) fn new(builder: GraphBuilder, weights: &'a mut WeightStore<'w>, precision: Precision) -> Self {
+    /// Starts a graph with weights of `weights`.
+    pub(crate) fn new(builder: GraphBuilder, weights: &'a mut WeightStore<'w>) -> Self {
         let (initializers, converted) = (HashMap::new(), HashMap::new());
         Self {
             builder,
             weights,
-            precision,
             fault: None,
             initializers,
             converted,
@@ -57,7 +57,7 @@ impl<'a, 'w> Emitter<'a, 'w> {
 
     /// Type of matrix products.
     pub(crate) fn compute_type(&self) -> ElementType {
-        self.precision.element_type()
+        self.weights.formats().compute_type()
     }
 
     /// Names the nodes to come after `scope`.
@@ -216,6 +216,79 @@ impl<'a, 'w> Emitter<'a, 'w> {
         self.initializers.insert(key, placed.clone());
         Ok(placed)
     }
+
+    /// Puts codes, of shape `codes`, and scales, of shape `scales`, of a weight into the graph.
+    fn block_initializers(
+        &mut self,
+        weight: &Value,
+        scheme: BlockScheme,
+        [codes, scales]: [&[usize]; 2],
+    ) -> Result<[String; 2], Error> {
+        let (name, shape) = weight.weight("initializer")?;
+        let placed = self.weights.place_blocks(name, shape, scheme)?;
+        let mut add = |part: &str, dtype, shape: &[usize], placed| {
+            let name = format!("{name}.{part}");
+            let dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+            match placed {
+                Placed::Inline(bytes) => self.builder.initializer_inline(&name, dtype, &dims, bytes),
+                Placed::External(location) => {
+                    self.builder.initializer_external(&name, dtype, &dims, location)
+                }
+            }
+        };
+        let codes = add("codes", DataType::UInt8, codes, placed.codes)?;
+        Ok([codes, add("scales", DataType::Float32, scales, placed.scales)?])
+    }
+
+    /// `x · weightᵀ + bias` with a weight of small integers. What the kernel reads is rounded to 8 bits block by block, which
+    /// is what makes it fast on CPUs.
+    fn block_linear(
+        &mut self,
+        x: &Activation,
+        weight: &Value,
+        scheme: BlockScheme,
+        bias: Option<&Value>,
+    ) -> Result<String, Error> {
+        let (_, shape) = weight.weight("linear")?;
+        let (rows, columns) = (shape[0], shape[1..].iter().product());
+        let blocks = scheme.blocks(columns);
+        let shapes: [&[usize]; 2] = [&[rows, blocks, scheme.block_bytes()], &[rows, blocks]];
+        let [codes, scales] = self.block_initializers(weight, scheme, shapes)?;
+        let x = self.as_type(x, ElementType::Float32);
+        let mut inputs = vec![x.name, codes, scales];
+        if let Some(bias) = bias {
+            // Zero points and the order of inputs are left out.
+            inputs.extend([
+                String::new(),
+                String::new(),
+                self.initializer(bias, ElementType::Float32)?,
+            ]);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let attributes = [
+            Attribute::int("K", columns as i64),
+            Attribute::int("N", rows as i64),
+            Attribute::int("accuracy_level", 4),
+            Attribute::int("bits", scheme.bits.count() as i64),
+            Attribute::int("block_size", scheme.block_size as i64),
+        ];
+        Ok(self.microsoft("MatMulNBits", &inputs, attributes))
+    }
+
+    /// Rows of a table of small integers.
+    fn block_rows(&mut self, ids: &str, table: &Value, scheme: BlockScheme) -> Result<String, Error> {
+        let (_, shape) = table.weight("embedding")?;
+        let blocks = scheme.blocks(shape[1]);
+        let shapes: [&[usize]; 2] = [&[shape[0], blocks * scheme.block_bytes()], &[shape[0], blocks]];
+        let [codes, scales] = self.block_initializers(table, scheme, shapes)?;
+        let attributes = [
+            Attribute::int("bits", scheme.bits.count() as i64),
+            Attribute::int("block_size", scheme.block_size as i64),
+            Attribute::int("gather_axis", 0),
+            Attribute::int("quantize_axis", 1),
+        ];
+        Ok(self.microsoft("GatherBlockQuantized", &[&codes, ids, &scales], attributes))
+    }
 }
 
 impl<'a, 'w, L: Lowering> OnnxOps<'a, 'w, L> {
@@ -265,12 +338,17 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
     }
 
     fn embedding(&mut self, ids: &Value, table: &Value) -> Result<Value, Error> {
-        let element = self.graph.compute_type();
-        let (_, shape) = table.weight("embedding")?;
-        let name = self.graph.initializer(table, element)?;
-        let rows = self
-            .graph
-            .op("Gather", &[&name, &ids.activation("embedding")?.name], []);
+        let (name, shape) = table.weight("embedding")?;
+        let ids = &ids.activation("embedding")?.name;
+        let (rows, element) = match self.graph.weights.formats().table(name, shape[1]) {
+            WeightFormat::Blocks(scheme) => {
+                (self.graph.block_rows(ids, table, scheme)?, ElementType::Float32)
+            }
+            WeightFormat::Float(element) => {
+                let table = self.graph.initializer(table, element)?;
+                (self.graph.op("Gather", &[&table, ids], []), element)
+            }
+        };
         let rows = Activation {
             name: rows,
             element,
@@ -281,10 +359,16 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
     }
 
     fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value, Error> {
-        let element = self.graph.compute_type();
+        let (name, shape) = weight.weight("linear")?;
         let x = self.graph.as_flat(x.activation("linear")?);
+        let element = match self.graph.weights.formats().matrix(name) {
+            WeightFormat::Float(element) => element,
+            WeightFormat::Blocks(scheme) => {
+                let name = self.graph.block_linear(&x, weight, scheme, bias)?;
+                return Ok(Value::flat(name, ElementType::Float32, shape[0]));
+            }
+        };
         let x = self.graph.as_type(&x, element);
-        let (_, shape) = weight.weight("linear")?;
         let mut inputs = vec![x.name, self.graph.initializer(weight, element)?];
         if let Some(bias) = bias {
             inputs.push(self.graph.initializer(bias, element)?);

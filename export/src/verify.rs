@@ -3,23 +3,34 @@
 //! Each graph is compared on the same inputs, text and photographs; then both write greedily and the tokens are
 //! compared. The report is written into the bundle as `parity.json`.
 
+mod bounds;
 mod difference;
-mod prompts;
 mod report;
 
 use std::path::Path;
 
-use lwv_model::{Logits, ParitySummary, Precision, contract};
+use lwv_model::{Logits, ParitySummary, contract};
 use lwv_processor::{PositionBuilder, Prompt};
 use lwv_runtime::{Decoder, Device, Engine};
 use lwv_train::Network;
 
-use crate::{Error, Recipe, side_files};
+use crate::calibration::open_network;
+use crate::divergence::highest;
+use crate::{Error, Recipe, prompts, side_files};
 use difference::Difference;
 use report::{PromptReport, Report};
 
 /// Greedy tokens that are compared for each prompt.
 const GREEDY_TOKENS: usize = 48;
+
+/// Text that nothing was calibrated on.
+const HELD_OUT: &str = include_str!("../assets/held-out.txt");
+
+/// Tokens of it that are read, one by one as a text is written.
+const HELD_OUT_TOKENS: usize = 2048;
+
+/// Tokens of it that the checkpoint reads at a time.
+const CHUNK: usize = 128;
 
 /// Compares `bundle` with the checkpoint that `recipe` names, writes `parity.json` into it and returns the summary.
 /// `library` is ONNX Runtime's shared library where it is not to be searched for.
@@ -29,7 +40,7 @@ const GREEDY_TOKENS: usize = 48;
 /// # Errors
 /// The checkpoint or the bundle cannot be run.
 pub fn verify(recipe: &Recipe, bundle: &Path, library: Option<&Path>) -> Result<ParitySummary, Error> {
-    let mut network = Network::open(&recipe.checkpoint, recipe.adapter.as_deref()).map_err(failed)?;
+    let mut network = open_network(recipe)?;
     let mut builder = Engine::builder(bundle).device(Device::Cpu);
     if let Some(library) = library {
         builder = builder.library(library);
@@ -44,7 +55,12 @@ pub fn verify(recipe: &Recipe, bundle: &Path, library: Option<&Path>) -> Result<
         let prompt_report = comparison.compare(&name, images, prompt)?;
         comparison.report.prompts.push(prompt_report);
     }
-    let report = comparison.report;
+    let text = match &recipe.held_out {
+        Some(path) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
+        None => HELD_OUT.to_owned(),
+    };
+    comparison.read_held_out(&text)?;
+    let report = comparison.report.judged();
     lwv_onnx::write_atomically(bundle.join("parity.json"), &side_files::pretty(&report)?)?;
     Ok(report.summary())
 }
@@ -93,6 +109,30 @@ impl Comparison<'_> {
             ours,
             &difference,
         ))
+    }
+
+    /// Compares what both expect after every token of a long text.
+    fn read_held_out(&mut self, text: &str) -> Result<(), Error> {
+        let context = self.engine.bundle().manifest().context_length;
+        let mut ids = self.engine.processor().raw_prompt(text, &[])?.input_ids;
+        ids.truncate(HELD_OUT_TOKENS.min(context));
+        self.network.reset();
+        let mut decoder = self.engine.decoder().map_err(failed)?;
+        decoder.reserve(ids.len()).map_err(failed)?;
+        let mut positions = self.positions();
+        let mut next = ids.iter().copied().skip(1);
+        for chunk in ids.chunks(CHUNK) {
+            let expected = self
+                .network
+                .extend(chunk, &[], Logits::EveryPosition)
+                .map_err(failed)?;
+            let expected = to_vec(&expected)?;
+            for (id, expected) in chunk.iter().zip(expected.chunks_exact(decoder.vocabulary())) {
+                decoder.step(*id, &positions.extend_text(1)).map_err(failed)?;
+                self.report.held_out.add(expected, decoder.logits(), next.next());
+            }
+        }
+        Ok(())
     }
 
     /// Runs the prompt through the bundle, comparing embeddings and features on the way.
@@ -159,24 +199,6 @@ impl Comparison<'_> {
     }
 }
 
-/// What a passing report needs: in f32 the same tokens, below it nearly the same direction of the logits.
-pub(crate) fn passes(precision: Precision, agreement: bool, cosine: f64) -> bool {
-    match precision {
-        Precision::Fp32 => agreement && cosine >= 0.999_999,
-        _ => cosine >= 0.9999,
-    }
-}
-
-/// The first of the highest scores.
-fn highest(logits: &[f32]) -> u32 {
-    let best = logits
-        .iter()
-        .enumerate()
-        .rev()
-        .max_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.map_or(0, |(id, _)| id as u32)
-}
-
 fn to_vec(tensor: &lwv_train::Tensor) -> Result<Vec<f32>, Error> {
     tensor
         .flatten_all()
@@ -186,20 +208,4 @@ fn to_vec(tensor: &lwv_train::Tensor) -> Result<Vec<f32>, Error> {
 
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::Verify(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_of_equal_scores_wins() {
-        assert_eq!(highest(&[0.0, 2.0, 2.0, 1.0]), 1);
-    }
-
-    #[test]
-    fn a_single_other_token_fails_f32_only() {
-        assert!(passes(Precision::Fp32, true, 1.0) && !passes(Precision::Fp32, false, 1.0));
-        assert!(passes(Precision::Fp16, false, 0.99995) && !passes(Precision::Fp16, true, 0.99));
-    }
 }

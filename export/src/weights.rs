@@ -3,10 +3,16 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use lwv_model::{Adapter, Checkpoint, StoredType, TensorInfo};
+use lwv_model::{Adapter, Checkpoint, LowRank, StoredType, TensorInfo};
 use lwv_onnx::{DataType, ExternalFile, ExternalLocation, ExternalWriter};
 
 use crate::Error;
+use crate::calibrated::CalibratedWeights;
+use crate::formats::Formats;
+
+mod blocks;
+
+pub(crate) use blocks::PlacedBlocks;
 
 /// Where the bytes of a weight went.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,18 +28,24 @@ pub(crate) enum Placed {
 pub(crate) struct WeightStore<'a> {
     checkpoint: &'a Checkpoint,
     adapter: Option<&'a Adapter>,
+    formats: Formats<'a>,
+    calibrated: Option<&'a CalibratedWeights>,
     folder: PathBuf,
     writer: Option<ExternalWriter>,
     placed: HashMap<(String, DataType), ExternalLocation>,
+    placed_blocks: HashMap<String, PlacedBlocks>,
     files: BTreeMap<String, ExternalFile>,
     progress: &'a dyn Fn(u64),
 }
 
 impl<'a> WeightStore<'a> {
-    /// A store that writes its data files into `folder` and tells `progress` how many bytes it has read.
+    /// A store that writes its data files into `folder` and tells `progress` how many bytes it has read. Matrices that
+    /// `calibrated` has are taken from there.
     pub(crate) fn new(
         checkpoint: &'a Checkpoint,
         adapter: Option<&'a Adapter>,
+        formats: Formats<'a>,
+        calibrated: Option<&'a CalibratedWeights>,
         folder: &Path,
         progress: &'a dyn Fn(u64),
     ) -> Self {
@@ -41,12 +53,20 @@ impl<'a> WeightStore<'a> {
         Self {
             checkpoint,
             adapter,
+            formats,
+            calibrated,
             folder,
             writer: None,
             placed: HashMap::new(),
+            placed_blocks: HashMap::new(),
             files: BTreeMap::new(),
             progress,
         }
+    }
+
+    /// In which format each weight goes into the graphs.
+    pub(crate) fn formats(&self) -> &Formats<'a> {
+        &self.formats
     }
 
     /// From here on new weights go into the data file `name`, or with `None` into the graph.
@@ -82,23 +102,35 @@ impl<'a> WeightStore<'a> {
         let info = self.checkpoint.find(name, shape)?;
         let elements: usize = shape.iter().product();
         let bytes = elements * if dtype == DataType::Float16 { 2 } else { 4 };
+        let placed = self.place_bytes(bytes, |store, take| store.convert(name, &info, dtype, take))?;
+        if let Placed::External(location) = &placed {
+            self.placed.insert(key, location.clone());
+        }
+        Ok(placed)
+    }
+
+    /// Places `bytes` bytes that `fill` hands over piece by piece.
+    fn place_bytes(
+        &mut self,
+        bytes: usize,
+        fill: impl FnOnce(&Self, &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error>,
+    ) -> Result<Placed, Error> {
         let Some(mut writer) = self.writer.take() else {
             let mut inline = Vec::with_capacity(bytes);
-            self.convert(name, &info, dtype, |piece| {
+            fill(self, &mut |piece| {
                 inline.extend_from_slice(piece);
                 Ok(())
             })?;
             return Ok(Placed::Inline(inline));
         };
         let offset = writer.begin_tensor(bytes as u64)?;
-        self.convert(name, &info, dtype, |piece| Ok(writer.write(piece)?))?;
+        fill(self, &mut |piece| Ok(writer.write(piece)?))?;
         let location = ExternalLocation {
             file: writer.file_name().to_owned(),
             offset,
             length: bytes as u64,
         };
         self.writer = Some(writer);
-        self.placed.insert(key, location.clone());
         Ok(Placed::External(location))
     }
 
@@ -107,32 +139,21 @@ impl<'a> WeightStore<'a> {
         name: &str,
         info: &TensorInfo,
         dtype: DataType,
-        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let update = self
-            .adapter
-            .map(|adapter| adapter.update(name, &info.shape))
-            .transpose()?
-            .flatten();
         let same = matches!(
             (info.stored, dtype),
             (StoredType::F32, DataType::Float32) | (StoredType::F16, DataType::Float16)
         );
-        if same && update.is_none() {
+        if same && self.update(name, info)?.is_none() {
             return self.checkpoint.read_bytes(info, |bytes| {
                 (self.progress)(bytes.len() as u64);
                 take(bytes)
             });
         }
-        let mut done = 0;
         let mut bytes = Vec::new();
         let mut halves = Vec::new();
-        self.checkpoint.read_f32(info, |floats| {
-            if let Some(update) = update {
-                update.add_to(floats, done);
-            }
-            done += floats.len();
-            (self.progress)((floats.len() * info.stored.size()) as u64);
+        self.read(name, info, |floats| {
             bytes.clear();
             match dtype {
                 DataType::Float16 => narrow(floats, &mut halves, &mut bytes),
@@ -140,6 +161,30 @@ impl<'a> WeightStore<'a> {
             }
             take(&bytes)
         })
+    }
+
+    /// Reads a weight in pieces, as f32, the adapter merged in.
+    fn read(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        mut take: impl FnMut(&mut [f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let update = self.update(name, info)?;
+        let mut done = 0;
+        self.checkpoint.read_f32(info, |floats| {
+            if let Some(update) = update {
+                update.add_to(floats, done);
+            }
+            done += floats.len();
+            (self.progress)((floats.len() * info.stored.size()) as u64);
+            take(floats)
+        })
+    }
+
+    fn update(&self, name: &str, info: &TensorInfo) -> Result<Option<&LowRank>, Error> {
+        let update = self.adapter.map(|adapter| adapter.update(name, &info.shape));
+        Ok(update.transpose()?.flatten())
     }
 
     fn close_file(&mut self) -> Result<(), Error> {

@@ -117,6 +117,21 @@ pub struct TensorInfo {
     bytes: usize,
 }
 
+/// Where a float tensor stands in a file that is no safetensors, such as the data file of a bundle.
+#[derive(Debug, Clone)]
+pub struct TensorPlace {
+    /// Canonical name.
+    pub name: String,
+    /// Type of the elements.
+    pub stored: StoredType,
+    /// Shape, row-major.
+    pub shape: Vec<usize>,
+    /// The file.
+    pub file: PathBuf,
+    /// Where the tensor starts, in bytes from the start of the file.
+    pub offset: u64,
+}
+
 /// A folder in Hugging Face layout, its safetensors memory-mapped and their headers checked.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -166,6 +181,54 @@ impl Checkpoint {
     /// A file that cannot be read, a header that is cut short or contradicts the file.
     pub fn open_file(path: &Path) -> Result<Self, CheckpointError> {
         Self::from_files(path.parent().unwrap_or(Path::new("")), vec![path.to_owned()])
+    }
+
+    /// Maps the files that hold `places`, whose folder is `dir`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is shorter than a place says.
+    pub fn from_places(dir: &Path, places: Vec<TensorPlace>) -> Result<Self, CheckpointError> {
+        let mut checkpoint = Self::from_files(dir, Vec::new())?;
+        for place in places {
+            let known = checkpoint
+                .shards
+                .iter()
+                .position(|shard| shard.path == place.file);
+            let shard = match known {
+                Some(shard) => shard,
+                None => {
+                    let (file, map) = map(&place.file)?;
+                    checkpoint.shards.push(Shard {
+                        path: place.file,
+                        file,
+                        map,
+                    });
+                    checkpoint.shards.len() - 1
+                }
+            };
+            let bytes = place.shape.iter().product::<usize>() * place.stored.size();
+            let Shard { path, map, .. } = &checkpoint.shards[shard];
+            if place.offset.saturating_add(bytes as u64) > map.len() as u64 {
+                return Err(CheckpointError::Malformed {
+                    path: path.clone(),
+                    message: format!("it ends before tensor `{}` does; it is cut short", place.name),
+                });
+            }
+            let dtype = match place.stored {
+                StoredType::F32 => Dtype::F32,
+                StoredType::F16 => Dtype::F16,
+                StoredType::BF16 => Dtype::BF16,
+            };
+            let tensor = Stored {
+                shard,
+                dtype,
+                shape: place.shape,
+                offset: place.offset,
+                bytes,
+            };
+            checkpoint.tensors.insert(place.name, tensor);
+        }
+        Ok(checkpoint)
     }
 
     fn from_files(dir: &Path, paths: Vec<PathBuf>) -> Result<Self, CheckpointError> {
@@ -347,23 +410,12 @@ impl Checkpoint {
         Ok(all)
     }
 
-    #[expect(unsafe_code, reason = "memory mapping")]
     fn add_shard(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
-        let read = |source| CheckpointError::Read {
-            path: path.clone(),
-            source,
-        };
         let malformed = |message: String| CheckpointError::Malformed {
             path: path.clone(),
             message,
         };
-        let file = File::open(&path).map_err(read)?;
-        if file.metadata().map_err(read)?.len() == 0 {
-            return Err(malformed("the file is empty".into()));
-        }
-        // SAFETY: the map is read-only and private. A checkpoint that another program rewrites while it is read
-        // would show changed bytes, as with any reader.
-        let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+        let (file, map) = map(&path)?;
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| malformed(describe(&e, map.len())))?;
         let start = 8 + header;
@@ -380,6 +432,26 @@ impl Checkpoint {
         self.shards.push(Shard { path, file, map });
         Ok(())
     }
+}
+
+#[expect(unsafe_code, reason = "memory mapping")]
+fn map(path: &Path) -> Result<(File, Mmap), CheckpointError> {
+    let read = |source| CheckpointError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(read)?;
+    if file.metadata().map_err(read)?.len() == 0 {
+        let message = "the file is empty".into();
+        return Err(CheckpointError::Malformed {
+            path: path.to_owned(),
+            message,
+        });
+    }
+    // SAFETY: the map is read-only and private. A checkpoint that another program rewrites while it is read
+    // would show changed bytes, as with any reader.
+    let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+    Ok((file, map))
 }
 
 /// The shards that an index names, each checked to be there.

@@ -28,7 +28,7 @@ mod vision;
 #[cfg(feature = "checkpoint")]
 pub use adapter::{Adapter, LowRank};
 #[cfg(feature = "checkpoint")]
-pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo};
+pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo, TensorPlace};
 pub use config::{Family, ModelConfig};
 pub use decoder::{
     DecoderInputs, Logits, decoder, decoder_head, decoder_layer, decoder_norm, decoder_rotary,
@@ -36,8 +36,8 @@ pub use decoder::{
 };
 pub use error::ConfigError;
 pub use manifest::{
-    Dimension, ElementType, FORMAT_VERSION, FileEntry, GraphContract, GraphEntry, ImageLimits, Manifest,
-    ParitySummary, Precision, Target, TensorContract,
+    CalibrationEntry, Dimension, ElementType, FORMAT_VERSION, FileEntry, GraphContract, GraphEntry,
+    ImageLimits, Manifest, ParitySummary, Precision, QuantizationEntry, Target, TensorContract,
 };
 pub use names::{WeightNames, expected_weights};
 pub use ops::{Ops, Rotary, Segments};

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub images: Option<ImageLimits>,
     /// Longest context in tokens.
     pub context_length: usize,
+    /// How integer weights were made, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationEntry>,
     /// What the parity report found, where one was made.
     pub parity: Option<ParitySummary>,
 }
@@ -54,14 +57,18 @@ pub enum Precision {
     Fp32,
     /// 16-bit floats; the residual stream and the norms stay in 32 bit.
     Fp16,
+    /// Matrices of 8-bit integers with a scale for each block; all else is 32 bit.
+    Int8,
+    /// Matrices of 4-bit integers, those of the vision tower of 8 bits; all else is 32 bit.
+    Int4,
 }
 
 impl Precision {
     /// Type of matrices, and of the cache.
     pub fn element_type(self) -> ElementType {
         match self {
-            Self::Fp32 => ElementType::Float32,
             Self::Fp16 => ElementType::Float16,
+            Self::Fp32 | Self::Int8 | Self::Int4 => ElementType::Float32,
         }
     }
 }
@@ -125,17 +132,44 @@ pub enum ElementType {
     Int64,
     /// 32-bit integer.
     Int32,
+    /// 8-bit integer.
+    Int8,
 }
 
 impl ElementType {
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
+            Self::Int8 => 1,
             Self::Float16 => 2,
             Self::Float32 | Self::Int32 => 4,
             Self::Int64 => 8,
         }
     }
+}
+
+/// How a bundle's integer weights were made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizationEntry {
+    /// Weights that share a scale.
+    pub block_size: usize,
+    /// `nearest`, or `compensated` where samples were looked at.
+    pub rounding: String,
+    /// Bits that the matrices of all graphs take on average, scales included.
+    pub bits_per_weight: f64,
+    /// What calibration looked at.
+    pub calibration: Option<CalibrationEntry>,
+}
+
+/// What calibration looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationEntry {
+    /// Number of samples.
+    pub samples: usize,
+    /// Tokens of all samples, those of pictures included.
+    pub tokens: usize,
+    /// SHA-256 of token ids and pixels.
+    pub sha256: String,
 }
 
 /// Size and digest of a file.
@@ -161,6 +195,15 @@ pub struct ImageLimits {
 pub struct ParitySummary {
     /// Whether every comparison was within its bound.
     pub passed: bool,
+    /// Mean Kullback-Leibler divergence of the bundle's predictions from the checkpoint's over held-out text, in nats.
+    #[serde(default)]
+    pub mean_divergence: f64,
+    /// Part of the held-out tokens after which both think the same token most likely.
+    #[serde(default)]
+    pub top_1_agreement: f64,
+    /// Perplexity of held-out text by the bundle over that by the checkpoint.
+    #[serde(default)]
+    pub perplexity_ratio: f64,
     /// Largest difference of a logit from the checkpoint's, over the comparisons.
     pub max_abs_logit_difference: f64,
     /// Smallest cosine of a position's logits with the checkpoint's.

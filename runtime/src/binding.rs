@@ -47,6 +47,7 @@ enum Memory {
     Float(Vec<f32>),
     /// Bits of 16-bit floats: only integers are had zeroed without being touched.
     Half(Vec<u16>),
+    Byte(Vec<i8>),
     Integer(Vec<i64>),
     Device(DynTensor),
     Released,
@@ -57,7 +58,20 @@ enum Memory {
 pub(crate) enum Elements {
     Float,
     Half,
+    Byte,
     Integer,
+}
+
+impl Elements {
+    /// Bytes of one.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::Byte => 1,
+            Self::Half => 2,
+            Self::Float => 4,
+            Self::Integer => 8,
+        }
+    }
 }
 
 impl Binding {
@@ -75,6 +89,7 @@ impl Binding {
         let memory = match elements {
             Elements::Float => zeroed(length).map(Memory::Float),
             Elements::Half => zeroed(length).map(Memory::Half),
+            Elements::Byte => zeroed(length).map(Memory::Byte),
             Elements::Integer => zeroed(length).map(Memory::Integer),
         }?;
         self.memory.push(memory);
@@ -91,6 +106,7 @@ impl Binding {
         let element_type = match elements {
             Elements::Float => ort::value::TensorElementType::Float32,
             Elements::Half => ort::value::TensorElementType::Float16,
+            Elements::Byte => ort::value::TensorElementType::Int8,
             Elements::Integer => ort::value::TensorElementType::Int64,
         };
         let tensor = DynTensor::new(
@@ -134,6 +150,9 @@ impl Binding {
                     to[target..target + length].copy_from_slice(&from[start..start + length]);
                 }
                 (Memory::Half(from), Memory::Half(to)) => {
+                    to[target..target + length].copy_from_slice(&from[start..start + length]);
+                }
+                (Memory::Byte(from), Memory::Byte(to)) => {
                     to[target..target + length].copy_from_slice(&from[start..start + length]);
                 }
                 _ => {}
@@ -221,6 +240,7 @@ impl Memory {
         let (data, capacity, elements) = match self {
             Self::Float(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Float),
             Self::Half(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Half),
+            Self::Byte(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Byte),
             Self::Integer(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Integer),
             Self::Device(tensor) => return Ok(View::Device(tensor)),
             Self::Released => (std::ptr::null_mut(), 0, Elements::Float),
@@ -243,6 +263,7 @@ impl Memory {
             match elements {
                 Elements::Float => TensorRefMut::<f32>::from_raw(info, data, shape)?.into_dyn(),
                 Elements::Half => TensorRefMut::<f16>::from_raw(info, data, shape)?.into_dyn(),
+                Elements::Byte => TensorRefMut::<i8>::from_raw(info, data, shape)?.into_dyn(),
                 Elements::Integer => TensorRefMut::<i64>::from_raw(info, data, shape)?.into_dyn(),
             }
         };

@@ -23,7 +23,7 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 #[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids"]))]
 pub(crate) struct Arguments {
     /// Folder of the bundle, as lwv-export writes it.
-    bundle: PathBuf,
+    pub(crate) bundle: PathBuf,
 
     /// A picture (JPEG, PNG or WebP); give it again for more, in their order.
     #[arg(long, value_name = "FILE")]

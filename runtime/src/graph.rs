@@ -93,6 +93,7 @@ fn tensor(outlet: &Outlet) -> Option<TensorContract> {
         TensorElementType::Float16 => ElementType::Float16,
         TensorElementType::Int64 => ElementType::Int64,
         TensorElementType::Int32 => ElementType::Int32,
+        TensorElementType::Int8 => ElementType::Int8,
         _ => return None,
     };
     let dim = |size: &i64| usize::try_from(*size).map_or(Dimension::Symbol("?".to_owned()), Dimension::Size);

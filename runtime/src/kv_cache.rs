@@ -19,18 +19,17 @@ impl KvLayout {
             layers: text.num_hidden_layers,
             heads: text.num_key_value_heads,
             head_dim: text.head_dim,
-            elements: if cache_type == ElementType::Float16 {
-                Elements::Half
-            } else {
-                Elements::Float
+            elements: match cache_type {
+                ElementType::Float16 => Elements::Half,
+                ElementType::Int8 => Elements::Byte,
+                _ => Elements::Float,
             },
         }
     }
 
     /// Bytes that `tokens` tokens take: linear, with nothing on top.
     pub(crate) fn bytes(&self, tokens: usize) -> u64 {
-        let element = if self.elements == Elements::Half { 2 } else { 4 };
-        let per_token = 2 * self.layers * self.heads * self.head_dim * element;
+        let per_token = 2 * self.layers * self.heads * self.head_dim * self.elements.size();
         tokens as u64 * per_token as u64
     }
 

@@ -2,7 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod cli;
-mod huge_pages;
+mod environment;
 mod progress;
 mod text_file;
 
@@ -30,7 +30,7 @@ const USUAL_TOKENS: usize = 4096;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    huge_pages::request();
+    environment::prepare(&arguments.bundle);
     let cancel = CancelToken::new();
     let outcome = catch_interrupts(&cancel).and_then(|()| run(&arguments.resolve()?, &cancel));
     match outcome {

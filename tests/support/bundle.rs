@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use lwv_export::{Error, Progress, Recipe, Summary, export};
+use lwv_export::{Error, Progress, Quantization, Recipe, Summary, export};
 use lwv_model::{Precision, Target};
 
 use crate::folder::scratch;
@@ -14,6 +14,8 @@ impl Progress for Quiet {
     fn graph(&self, _: &str) {}
     fn read(&self, _: u64) {}
     fn total(&self, _: u64) {}
+    fn calibrating(&self, _: usize, _: usize) {}
+    fn measuring(&self, _: usize, _: usize) {}
 }
 
 /// The settings of an export.
@@ -23,6 +25,8 @@ pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: O
         bundle: bundle.to_owned(),
         adapter: adapter.map(Path::to_owned),
         precision,
+        held_out: None,
+        quantization: Quantization::default(),
         target: Target::Ort,
     }
 }
@@ -32,7 +36,7 @@ pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: O
 /// # Errors
 /// What the exporter says.
 pub fn export_into(recipe: &Recipe) -> Result<Summary, Error> {
-    export(recipe, &Quiet, &mut |_| Ok(None))
+    export(recipe, &Quiet, &mut |_, _| Ok(None))
 }
 
 /// The bundle of a checkpoint, exported once in this process.

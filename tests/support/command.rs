@@ -55,6 +55,13 @@ pub fn lwv_export() -> Command {
     Command::new(binary("lwv-export"))
 }
 
+/// The quantizer, on the library that all tests use.
+pub fn lwv_quantize() -> Command {
+    let mut command = Command::new(binary("lwv-quantize"));
+    command.env("LWV_ONNXRUNTIME", library());
+    command
+}
+
 /// The writer, on the library that all tests use.
 pub fn lwv_write() -> Command {
     let mut command = Command::new(binary("lwv-write"));

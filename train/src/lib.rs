@@ -63,7 +63,7 @@ pub use metrics::{MetricsFile, PreferenceMetrics, StepMetrics};
 pub use model::Model;
 pub use network::Network;
 pub use objective::{Objective, PairSums, Preferred, Preparation, Share, Supervised};
-pub use ops::CandleOps;
+pub use ops::{CandleOps, Observer};
 pub use parameter::{LowRankPair, Parameter, Part};
 pub use plan::{Load, MemoryPlan};
 pub use preference::{Judgement, PreferenceLoss, PreferenceLossType, Scores};

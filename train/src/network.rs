@@ -22,8 +22,14 @@ impl Network {
     /// # Errors
     /// A checkpoint or an adapter that cannot be used, naming the file and the tensor.
     pub fn open(dir: &Path, adapter: Option<&Path>) -> Result<Self, Error> {
-        let config = ModelConfig::from_dir(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        Self::new(ModelConfig::from_dir(dir)?, Checkpoint::open(dir)?, adapter)
+    }
+
+    /// The network of `config` with the weights of `checkpoint`, merging the LoRA in `adapter` where one is given.
+    ///
+    /// # Errors
+    /// A weight that is missing or has another shape, an adapter that cannot be used.
+    pub fn new(config: ModelConfig, checkpoint: Checkpoint, adapter: Option<&Path>) -> Result<Self, Error> {
         checkpoint.check(&config)?;
         let adapter = adapter.map(Adapter::open).transpose()?;
         if let Some(adapter) = &adapter {
@@ -41,6 +47,11 @@ impl Network {
     /// The checkpoint's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What computes it.
+    pub fn ops(&mut self) -> &mut CandleOps {
+        &mut self.ops
     }
 
     /// Forgets the text so far.

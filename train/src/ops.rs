@@ -1,10 +1,26 @@
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor, TensorId};
 use lwv_model::{Adapter, Checkpoint, Ops, Rotary, Segments};
 
 use crate::Error;
 use crate::attention::{attention, causal_bias, merge_heads, padding_bias, repeat_heads, split_heads};
+
+/// Is shown what goes through a network while it is computed.
+pub trait Observer: Send {
+    /// A linear layer with the weight of this canonical name reads `x`, `[tokens…, inputs]`.
+    ///
+    /// # Errors
+    /// Ends the computation.
+    fn linear(&mut self, weight: &str, x: &Tensor) -> Result<(), Error>;
+
+    /// Attention of `layer` puts `keys` (rotated) and `values` into its cache, `[batch, key_value_heads, tokens, head_dim]`.
+    ///
+    /// # Errors
+    /// Ends the computation.
+    fn cached(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(), Error>;
+}
 
 /// Computes the network with candle, in f32, for inference.
 ///
@@ -16,6 +32,9 @@ pub struct CandleOps {
     device: Device,
     weights: HashMap<String, Tensor>,
     cache: Option<HashMap<usize, (Tensor, Tensor)>>,
+    observer: Option<Arc<Mutex<dyn Observer>>>,
+    /// Whose weights tensors are, for the observer.
+    names: HashMap<TensorId, String>,
 }
 
 impl CandleOps {
@@ -27,7 +46,57 @@ impl CandleOps {
             device,
             weights: HashMap::new(),
             cache: None,
+            observer: None,
+            names: HashMap::new(),
         }
+    }
+
+    /// Shows everything from here on to `observer`, or nothing any more.
+    pub fn observe(&mut self, observer: Option<Arc<Mutex<dyn Observer>>>) {
+        self.observer = observer;
+    }
+
+    /// Computes with `values` instead of the checkpoint's weight `name`.
+    ///
+    /// # Errors
+    /// `values` has not as many elements as `shape` says.
+    pub fn replace(&mut self, name: &str, values: Vec<f32>, shape: &[usize]) -> Result<(), Error> {
+        let weight = self.as_matrix(values, shape)?;
+        self.keep(name, weight);
+        Ok(())
+    }
+
+    /// Frees the weights that `which` chooses by name. When they are asked for again, they are the checkpoint's.
+    pub fn forget(&mut self, which: impl Fn(&str) -> bool) {
+        self.weights.retain(|name, _| !which(name));
+        self.names.retain(|_, name| !which(name));
+    }
+
+    /// Reads a weight in pieces of a few megabytes, as f32, the adapter merged in.
+    ///
+    /// # Errors
+    /// The weight is missing or cannot be read, or what `take` returns.
+    pub fn read(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut take: impl FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let info = self.checkpoint.find(name, shape)?;
+        let update = self
+            .adapter
+            .as_ref()
+            .map(|adapter| adapter.update(name, shape))
+            .transpose()?
+            .flatten();
+        let mut done = 0;
+        self.checkpoint.read_f32(&info, |floats| {
+            if let Some(update) = update {
+                update.add_to(floats, done);
+            }
+            done += floats.len();
+            take(floats)
+        })
     }
 
     /// Forgets all cached keys and values, and keeps those to come if `keep` says so.
@@ -48,7 +117,16 @@ impl CandleOps {
         {
             update.add_to(&mut values, 0);
         }
-        // A convolution whose kernel is its stride is a matrix over flattened patches.
+        self.as_matrix(values, shape)
+    }
+
+    fn keep(&mut self, name: &str, weight: Tensor) {
+        self.names.insert(weight.id(), name.to_owned());
+        self.weights.insert(name.to_owned(), weight);
+    }
+
+    /// A convolution whose kernel is its stride is a matrix over flattened patches.
+    fn as_matrix(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor, Error> {
         let rows = shape.first().copied().unwrap_or(1);
         let flat = if shape.len() > 2 {
             vec![rows, values.len() / rows]
@@ -85,7 +163,7 @@ impl Ops for CandleOps {
             return Ok(weight.clone());
         }
         let weight = self.load(name, shape)?;
-        self.weights.insert(name.to_owned(), weight.clone());
+        self.keep(name, weight.clone());
         Ok(weight)
     }
 
@@ -96,6 +174,12 @@ impl Ops for CandleOps {
     }
 
     fn linear(&mut self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
+        if let (Some(observer), Some(name)) = (&self.observer, self.names.get(&weight.id())) {
+            observer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .linear(name, x)?;
+        }
         let (out, width) = weight.dims2()?;
         let rows = x.contiguous()?.reshape(((), width))?.matmul(&weight.t()?)?;
         let rows = match bias {
@@ -186,6 +270,12 @@ impl Ops for CandleOps {
             split_heads(k, key_value_heads)?,
             split_heads(v, key_value_heads)?,
         );
+        if let Some(observer) = &self.observer {
+            observer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .cached(layer, &k, &v)?;
+        }
         let new = q.dim(2)?;
         let (k, v, past) = self.extend_cache(layer, k, v)?;
         let groups = heads / key_value_heads;

@@ -22,6 +22,8 @@ pub(crate) struct OrtLowering {
     lengths: Option<(String, String)>,
     /// Width → shape `[batch, sequence, width]`.
     shapes: HashMap<usize, String>,
+    /// Scales of each layer's cache of 8 bits: of keys and of values, one a channel.
+    cache_scales: Vec<[String; 2]>,
 }
 
 impl OrtLowering {
@@ -32,6 +34,7 @@ impl OrtLowering {
             rotary_rows: String::new(),
             lengths: None,
             shapes: HashMap::new(),
+            cache_scales: Vec::new(),
         }
     }
 
@@ -45,7 +48,15 @@ impl OrtLowering {
     }
 
     /// For the decoder: batch and sequence of `inputs_embeds`, and the lengths that `attention_mask` tells.
-    pub(crate) fn for_decoder(graph: &mut Emitter<'_, '_>) -> Self {
+    pub(crate) fn for_decoder(graph: &mut Emitter<'_, '_>, cache_scales: Option<&[[Vec<f32>; 2]]>) -> Self {
+        graph.enter("cache");
+        let scales = cache_scales.unwrap_or_default().iter();
+        let scales = scales.map(|scales| {
+            scales
+                .each_ref()
+                .map(|scales| graph.floats(scales, &[scales.len() as i64]))
+        });
+        let cache_scales = scales.collect();
         graph.enter("layout");
         let bounds = [Attribute::int("start", 0), Attribute::int("end", 2)];
         let leading = graph.op("Shape", &[contract::INPUTS_EMBEDS], bounds);
@@ -61,7 +72,10 @@ impl OrtLowering {
         let total = dimension(graph, contract::ATTENTION_MASK, 1);
         let total = graph.cast(&total, lwv_onnx::DataType::Int32);
         let total = graph.op("Squeeze", &[&total], []);
-        Self::with_leading(graph, leading, Some((last, total)))
+        Self {
+            cache_scales,
+            ..Self::with_leading(graph, leading, Some((last, total)))
+        }
     }
 
     fn with_leading(graph: &mut Emitter<'_, '_>, leading: String, lengths: Option<(String, String)>) -> Self {
@@ -74,6 +88,7 @@ impl OrtLowering {
             rotary_rows,
             lengths,
             shapes: HashMap::new(),
+            cache_scales: Vec::new(),
         }
     }
 
@@ -165,11 +180,20 @@ impl Lowering for OrtLowering {
             .lengths
             .as_ref()
             .map_or(("", ""), |(last, total)| (last, total));
-        let inputs = [&*q.name, &k.name, &v.name, &past[0], &past[1], last, total];
-        let attributes = [
+        let mut inputs = vec![&*q.name, &k.name, &v.name, &past[0], &past[1], last, total];
+        let mut attributes = vec![
             Attribute::int("num_heads", heads as i64),
             Attribute::int("kv_num_heads", key_value_heads as i64),
         ];
+        if let Some([keys, values]) = self.cache_scales.get(layer) {
+            // Rotation, positions, bias and sinks are left out.
+            inputs.extend(["", "", "", "", "", keys, values]);
+            attributes.extend([
+                Attribute::string("k_quant_type", "PER_CHANNEL"),
+                Attribute::string("v_quant_type", "PER_CHANNEL"),
+                Attribute::int("kv_cache_bit_width", 8),
+            ]);
+        }
         let node = Node::in_domain("com.microsoft", "GroupQueryAttention", &inputs).with(attributes);
         let attended = format!("attended.{layer}");
         graph.node(node, &[&attended, &present[0], &present[1]]);

@@ -3,9 +3,9 @@ use lwv_processor::{Content, Message, Processor, Prompt, decode_image};
 use crate::Error;
 
 const PHOTOGRAPHS: [(&str, &[u8]); 3] = [
-    ("astronaut.jpg", include_bytes!("../../assets/astronaut.jpg")),
-    ("coffee.jpg", include_bytes!("../../assets/coffee.jpg")),
-    ("chelsea.jpg", include_bytes!("../../assets/chelsea.jpg")),
+    ("astronaut.jpg", include_bytes!("../assets/astronaut.jpg")),
+    ("coffee.jpg", include_bytes!("../assets/coffee.jpg")),
+    ("chelsea.jpg", include_bytes!("../assets/chelsea.jpg")),
 ];
 
 const TEXT: &str = "Write a travel guide of three sections for a small harbour town: its history, a walk along the \

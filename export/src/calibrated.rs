@@ -1,0 +1,131 @@
+use lwv_model::{CalibrationEntry, Checkpoint};
+#[cfg(feature = "verify")]
+use lwv_processor::Processor;
+
+use crate::bundle::Source;
+#[cfg(feature = "verify")]
+use crate::calibration::{CalibrationFolder, calibrate, default_samples, digest, read_samples};
+#[cfg(feature = "verify")]
+use crate::formats::Calibration;
+use crate::{Error, Progress, Recipe};
+
+/// Quantized matrices that calibration has made, in files beside the bundle's place: for each weight its codes and scales.
+#[derive(Debug)]
+pub(crate) struct CalibratedWeights {
+    files: Vec<Checkpoint>,
+}
+
+impl CalibratedWeights {
+    /// Maps the safetensors in `paths`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is cut short.
+    #[cfg(feature = "verify")]
+    pub(crate) fn open(paths: &[std::path::PathBuf]) -> Result<Self, Error> {
+        let files = paths.iter().map(|path| Checkpoint::open_file(path));
+        Ok(Self {
+            files: files.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Bytes of codes and of scales of a weight; `None` where it was not calibrated.
+    pub(crate) fn find(&self, weight: &str) -> Option<Result<[&[u8]; 2], Error>> {
+        let names = [format!("{weight}.codes"), format!("{weight}.scales")];
+        let file = self
+            .files
+            .iter()
+            .find(|file| file.names().any(|name| name == names[0]))?;
+        let data = |name: &str| Ok(file.view(name)?.data());
+        Some(data(&names[0]).and_then(|codes| Ok([codes, data(&names[1])?])))
+    }
+}
+
+/// What calibration has made of a checkpoint.
+pub(crate) struct Calibrated {
+    /// Quantized matrices.
+    pub(crate) weights: CalibratedWeights,
+    /// Scales of each layer's cache, where it is of 8 bits.
+    pub(crate) cache_scales: Option<Vec<[Vec<f32>; 2]>>,
+    /// What was looked at.
+    pub(crate) samples: CalibrationEntry,
+    #[cfg(feature = "verify")]
+    folder: CalibrationFolder,
+}
+
+#[cfg(feature = "verify")]
+impl Calibrated {
+    /// Calibrates where the recipe asks for it. What an earlier run has left beside the bundle's place is used.
+    ///
+    /// # Errors
+    /// Samples that cannot be read, a checkpoint that cannot be run, a folder that cannot be written.
+    pub(crate) fn of(
+        recipe: &Recipe,
+        source: &Source,
+        progress: &dyn Progress,
+    ) -> Result<Option<Self>, Error> {
+        if !recipe.quantization.is_calibrated() {
+            return Ok(None);
+        }
+        let processor = Processor::from_dir(&recipe.checkpoint)?;
+        let Calibration {
+            datasets,
+            media_dir,
+            tokens,
+        } = &recipe.quantization.calibration;
+        let samples = match datasets.as_slice() {
+            [] => default_samples(&processor, *tokens)?,
+            datasets => read_samples(processor, datasets, media_dir.as_deref(), *tokens)?,
+        };
+        let entry = CalibrationEntry {
+            samples: samples.len(),
+            tokens: samples.iter().map(|sample| sample.ids.len()).sum(),
+            sha256: digest(&samples),
+        };
+        let key = serde_json::json!({
+            "source": source.id()?, "precision": recipe.precision, "quantization": recipe.quantization, "samples": entry,
+        });
+        let mut name = recipe.bundle.file_name().unwrap_or_default().to_owned();
+        name.push(".calibration");
+        let layers = source.config.text.num_hidden_layers;
+        let folder = CalibrationFolder::open(recipe.bundle.with_file_name(name), &key.to_string(), layers)?;
+        calibrate(recipe, &samples, &folder, progress)?;
+        let cache_scales = recipe
+            .quantization
+            .int8_cache
+            .then(|| folder.cache_scales())
+            .transpose()?;
+        let weights = CalibratedWeights::open(&folder.files())?;
+        Ok(Some(Self {
+            weights,
+            cache_scales,
+            samples: entry,
+            folder,
+        }))
+    }
+
+    /// Removes what calibration has left beside the bundle.
+    pub(crate) fn remove(self) -> Result<(), Error> {
+        self.folder.remove()
+    }
+}
+
+#[cfg(not(feature = "verify"))]
+impl Calibrated {
+    /// This build cannot calibrate.
+    pub(crate) fn of(recipe: &Recipe, _: &Source, _: &dyn Progress) -> Result<Option<Self>, Error> {
+        if recipe.quantization.is_calibrated() {
+            Err(Error::NoEngine("calibration"))
+        } else {
+            Ok(None)
+        }
+    }
+
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as the build that can"
+    )]
+    pub(crate) fn remove(self) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! Calibration: samples are run through the checkpoint layer by layer, and each layer's matrices are quantized by what the
+//! layer reads.
+//!
+//! A layer reads what the *quantized* layers before it have made of the samples, so that it also makes up for them. Only one
+//! layer's weights are in memory, and what a layer has become is on disk before the next is begun: a calibration that was
+//! killed goes on where it was.
+
+mod folder;
+mod samples;
+mod statistics;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lwv_model::{ModelConfig, Rotary, decoder_layer, decoder_norm, decoder_rotary};
+use lwv_processor::PositionBuilder;
+use lwv_quantize::{BlockMatrix, BlockScheme, Compensator, Hessian, round_to_nearest};
+use lwv_train::{CandleOps, Network, Tensor};
+
+pub(crate) use folder::CalibrationFolder;
+pub(crate) use samples::{Sample, default_samples, digest, read_samples};
+use statistics::Statistics;
+
+use crate::float_weights::open_weights;
+use crate::formats::{Formats, WeightFormat};
+use crate::{Error, Progress, Recipe, Rounding};
+
+/// Weights of a large matrix that are quantized at a time.
+const PIECE: usize = 32 << 20;
+
+/// Quantizes what calibration is for and leaves it in `folder`; what is there already is not made again.
+///
+/// # Errors
+/// The checkpoint cannot be run or a file not be written.
+pub(crate) fn calibrate(
+    recipe: &Recipe,
+    samples: &[Sample],
+    folder: &CalibrationFolder,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let mut network = open_network(recipe)?;
+    let config = network.config().clone();
+    let mut calibration = Calibration {
+        states: embed(&mut network, samples)?,
+        rotary: rotary(&mut network, &config, samples)?,
+        formats: Formats::new(recipe.precision, &recipe.quantization),
+        rounding: recipe.quantization.rounding,
+        config: &config,
+        folder,
+        ops: network.ops(),
+    };
+    calibration.ops.forget(|_| true);
+    for layer in 0..config.text.num_hidden_layers {
+        progress.calibrating(layer, config.text.num_hidden_layers);
+        calibration.layer(layer)?;
+    }
+    calibration.head()
+}
+
+/// Samples on their way through the layers.
+struct Calibration<'a> {
+    ops: &'a mut CandleOps,
+    config: &'a ModelConfig,
+    formats: Formats<'a>,
+    rounding: Rounding,
+    folder: &'a CalibrationFolder,
+    /// What each sample has become so far, `[1, tokens, hidden]`.
+    states: Vec<Tensor>,
+    rotary: Vec<Rotary<Tensor>>,
+}
+
+impl Calibration<'_> {
+    /// Quantizes one layer and sends the samples through what it has become.
+    fn layer(&mut self, layer: usize) -> Result<(), Error> {
+        if !self.folder.has_layer(layer) {
+            let statistics = self.observe(layer)?;
+            let mut matrices = Vec::new();
+            for (names, hessian) in statistics.hessians() {
+                let compensator = self.compensator(&names[0], hessian)?;
+                for name in names {
+                    if let WeightFormat::Blocks(scheme) = self.formats.matrix(name) {
+                        matrices.push((name.clone(), self.quantize(name, scheme, compensator.as_ref())?));
+                    }
+                }
+            }
+            self.folder
+                .write_layer(layer, &matrices, &statistics.cache_scales(layer))?;
+        }
+        for (name, matrix) in self.folder.read_layer(layer)? {
+            let shape = [matrix.rows, matrix.columns];
+            self.ops
+                .replace(&name, matrix.dequantize(), &shape)
+                .map_err(failed)?;
+        }
+        self.advance(layer)?;
+        self.ops.forget(|name| name.starts_with("model.layers."));
+        Ok(())
+    }
+
+    /// What a layer reads and caches.
+    fn observe(&mut self, layer: usize) -> Result<Statistics, Error> {
+        let statistics = Arc::new(Mutex::new(Statistics::default()));
+        self.ops.observe(Some(statistics.clone()));
+        let states = self.states.clone();
+        let seen = self.advance(layer);
+        self.states = states;
+        self.ops.observe(None);
+        seen?;
+        let mut statistics = statistics.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut statistics))
+    }
+
+    /// Sends every sample through a layer.
+    fn advance(&mut self, layer: usize) -> Result<(), Error> {
+        for (state, rotary) in self.states.iter_mut().zip(&self.rotary) {
+            *state = decoder_layer(self.ops, &self.config.text, layer, state, rotary).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Quantizes the head by what it reads: the embedding table where they are tied.
+    fn head(&mut self) -> Result<(), Error> {
+        let text = &self.config.text;
+        let name = if text.tie_word_embeddings {
+            "model.embed_tokens.weight"
+        } else {
+            "lm_head.weight"
+        };
+        let WeightFormat::Blocks(scheme) = self.formats.matrix(name) else {
+            return Ok(());
+        };
+        if self.rounding == Rounding::Nearest || self.folder.has_head() {
+            return Ok(());
+        }
+        let mut hessian = Hessian::new(text.hidden_size);
+        for state in &self.states {
+            let normed = decoder_norm(self.ops, text, state).map_err(failed)?;
+            hessian.add(&to_vec(&normed)?);
+        }
+        let compensator = self.compensator(name, &hessian)?;
+        let matrix = self.quantize_shaped(
+            name,
+            [text.vocab_size, text.hidden_size],
+            scheme,
+            compensator.as_ref(),
+        )?;
+        self.folder.write_head(name, &matrix)
+    }
+
+    fn compensator(&self, name: &str, hessian: &Hessian) -> Result<Option<Compensator>, Error> {
+        match self.rounding {
+            Rounding::Nearest => Ok(None),
+            Rounding::Compensated => Compensator::new(hessian).map(Some).map_err(Error::quantize(name)),
+        }
+    }
+
+    fn quantize(
+        &self,
+        name: &str,
+        scheme: BlockScheme,
+        compensator: Option<&Compensator>,
+    ) -> Result<BlockMatrix, Error> {
+        let weights = lwv_model::expected_weights(self.config);
+        let shape = weights
+            .into_iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, shape)| shape);
+        let shape = shape.unwrap_or_default();
+        self.quantize_shaped(name, [shape[0], shape[1..].iter().product()], scheme, compensator)
+    }
+
+    /// Quantizes a matrix by pieces of whole rows.
+    fn quantize_shaped(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        scheme: BlockScheme,
+        compensator: Option<&Compensator>,
+    ) -> Result<BlockMatrix, Error> {
+        let mut matrix = BlockMatrix {
+            scheme,
+            rows,
+            columns,
+            codes: Vec::new(),
+            scales: Vec::new(),
+        };
+        let mut append = |piece: Vec<f32>| -> Result<(), lwv_quantize::Error> {
+            let piece = match compensator {
+                Some(compensator) => compensator.quantize(piece, scheme)?,
+                None => round_to_nearest(&piece, columns, scheme)?,
+            };
+            matrix.codes.extend(piece.codes);
+            matrix.scales.extend(piece.scales);
+            Ok(())
+        };
+        let mut waiting = Vec::new();
+        let mut fault = Ok(());
+        let read = self.ops.read(name, &[rows, columns], |floats| {
+            waiting.extend_from_slice(floats);
+            if waiting.len() >= PIECE && fault.is_ok() {
+                let rest = waiting.split_off(waiting.len() / columns * columns);
+                fault = append(std::mem::replace(&mut waiting, rest));
+            }
+            Ok(())
+        });
+        read.map_err(failed)?;
+        fault
+            .and_then(|()| append(waiting))
+            .map_err(Error::quantize(name))?;
+        Ok(matrix)
+    }
+}
+
+/// The network that is exported, computed in f32.
+///
+/// # Errors
+/// Weights that cannot be used.
+pub(crate) fn open_network(recipe: &Recipe) -> Result<Network, Error> {
+    let config = ModelConfig::from_dir(&recipe.checkpoint)?;
+    let weights = open_weights(&recipe.checkpoint, &config)?;
+    Network::new(config, weights, recipe.adapter.as_deref()).map_err(failed)
+}
+
+fn embed(network: &mut Network, samples: &[Sample]) -> Result<Vec<Tensor>, Error> {
+    let embed = |sample: &Sample| network.embed(&sample.ids, &sample.images).map_err(failed);
+    samples.iter().map(embed).collect()
+}
+
+fn rotary(
+    network: &mut Network,
+    config: &ModelConfig,
+    samples: &[Sample],
+) -> Result<Vec<Rotary<Tensor>>, Error> {
+    let ops = network.ops();
+    let of_sample = |sample: &Sample| {
+        let grids: Vec<_> = sample.images.iter().map(|image| image.grid).collect();
+        let positions = PositionBuilder::of(config).extend(&sample.ids, &grids)?;
+        let shape = (config.position_axes(), 1, sample.ids.len());
+        let positions = Tensor::from_vec(positions, shape, ops.device()).map_err(failed)?;
+        decoder_rotary(ops, &config.text, &positions).map_err(failed)
+    };
+    samples.iter().map(of_sample).collect()
+}
+
+fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+    tensor
+        .flatten_all()
+        .and_then(|flat| flat.to_vec1())
+        .map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Calibration(error.to_string())
+}

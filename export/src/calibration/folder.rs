@@ -1,0 +1,182 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lwv_model::Checkpoint;
+use lwv_quantize::BlockMatrix;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::failed;
+use crate::Error;
+
+/// Scheme of each matrix of a file, as JSON in its header.
+const SCHEMES: &str = "schemes";
+const KEY: &str = "calibration.json";
+const HEAD: &str = "head.safetensors";
+
+/// What a calibration has made so far: a file for each layer beside the bundle's place. It stays until the bundle is whole.
+#[derive(Debug)]
+pub(crate) struct CalibrationFolder {
+    path: PathBuf,
+    layers: usize,
+}
+
+impl CalibrationFolder {
+    /// Opens the folder at `path`, which is emptied where it was made by another calibration than `key` describes.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub(crate) fn open(path: PathBuf, key: &str, layers: usize) -> Result<Self, Error> {
+        let file = path.join(KEY);
+        if std::fs::read_to_string(&file).ok().as_deref() != Some(key) {
+            if path.exists() {
+                std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            }
+            std::fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+            lwv_onnx::write_atomically(&file, key.as_bytes())?;
+        }
+        Ok(Self { path, layers })
+    }
+
+    pub(crate) fn has_layer(&self, layer: usize) -> bool {
+        self.layer_path(layer).exists()
+    }
+
+    pub(crate) fn has_head(&self) -> bool {
+        self.path.join(HEAD).exists()
+    }
+
+    /// The files with matrices.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let head = self.has_head().then(|| self.path.join(HEAD));
+        (0..self.layers)
+            .map(|layer| self.layer_path(layer))
+            .chain(head)
+            .collect()
+    }
+
+    /// Writes what a layer has become, and the scales of its cache.
+    pub(crate) fn write_layer(
+        &self,
+        layer: usize,
+        matrices: &[(String, BlockMatrix)],
+        cache: &[Vec<f32>; 2],
+    ) -> Result<(), Error> {
+        write(&self.layer_path(layer), matrices, cache)
+    }
+
+    /// Writes what the head has become.
+    pub(crate) fn write_head(&self, name: &str, matrix: &BlockMatrix) -> Result<(), Error> {
+        write(
+            &self.path.join(HEAD),
+            &[(name.to_owned(), matrix.clone())],
+            &Default::default(),
+        )
+    }
+
+    /// The matrices of a layer.
+    pub(crate) fn read_layer(&self, layer: usize) -> Result<Vec<(String, BlockMatrix)>, Error> {
+        let path = self.layer_path(layer);
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let damaged = |message: String| failed(format!("`{}`: {message}; remove it", path.display()));
+        let (_, header) =
+            safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let schemes = header
+            .metadata()
+            .as_ref()
+            .and_then(|metadata| metadata.get(SCHEMES))
+            .cloned();
+        let schemes: BTreeMap<String, lwv_quantize::BlockScheme> =
+            serde_json::from_str(&schemes.unwrap_or_default()).map_err(|e| damaged(e.to_string()))?;
+        let matrix = |(name, scheme): (String, _)| {
+            let part = |part: &str| {
+                tensors
+                    .tensor(&format!("{name}.{part}"))
+                    .map_err(|e| damaged(e.to_string()))
+            };
+            let (codes, scales) = (part("codes")?, part("scales")?);
+            let columns = part("columns")?
+                .data()
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 8 | usize::from(*byte));
+            Ok((
+                name.clone(),
+                BlockMatrix {
+                    scheme,
+                    rows: scales.shape()[0],
+                    columns,
+                    codes: codes.data().to_vec(),
+                    scales: floats(scales.data()),
+                },
+            ))
+        };
+        schemes.into_iter().map(matrix).collect()
+    }
+
+    /// Scales of each layer's cache, of keys and of values.
+    pub(crate) fn cache_scales(&self) -> Result<Vec<[Vec<f32>; 2]>, Error> {
+        let of_layer = |layer| {
+            let file = Checkpoint::open_file(&self.layer_path(layer))?;
+            let [keys, values] =
+                ["keys", "values"].map(|part| file.view(part).map(|view| floats(view.data())));
+            Ok([keys?, values?])
+        };
+        (0..self.layers).map(of_layer).collect()
+    }
+
+    /// Removes the folder.
+    pub(crate) fn remove(self) -> Result<(), Error> {
+        std::fs::remove_dir_all(&self.path).map_err(Error::io("remove", &self.path))
+    }
+
+    fn layer_path(&self, layer: usize) -> PathBuf {
+        self.path.join(format!("layer-{layer:05}.safetensors"))
+    }
+}
+
+fn write(path: &Path, matrices: &[(String, BlockMatrix)], cache: &[Vec<f32>; 2]) -> Result<(), Error> {
+    let schemes: BTreeMap<_, _> = matrices
+        .iter()
+        .map(|(name, matrix)| (name, matrix.scheme))
+        .collect();
+    let schemes = serde_json::to_string(&schemes).map_err(failed)?;
+    let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, matrix) in matrices {
+        let blocks = matrix.scheme.blocks(matrix.columns);
+        let codes = vec![matrix.rows, blocks * matrix.scheme.block_bytes()];
+        parts.push((format!("{name}.codes"), Dtype::U8, codes, matrix.codes.clone()));
+        parts.push((
+            format!("{name}.scales"),
+            Dtype::F32,
+            vec![matrix.rows, blocks],
+            bytes(&matrix.scales),
+        ));
+        let columns = (matrix.columns as u64).to_le_bytes().to_vec();
+        parts.push((format!("{name}.columns"), Dtype::U64, vec![1], columns));
+    }
+    for (name, scales) in ["keys", "values"].into_iter().zip(cache) {
+        parts.push((name.to_owned(), Dtype::F32, vec![scales.len()], bytes(scales)));
+    }
+    let views = parts.iter().map(|(name, dtype, shape, data)| {
+        TensorView::new(*dtype, shape.clone(), data)
+            .map(|view| (name.as_str(), view))
+            .map_err(failed)
+    });
+    let views = views.collect::<Result<Vec<_>, _>>()?;
+    let metadata = [(SCHEMES.to_owned(), schemes)].into();
+    let file = safetensors::serialize(views, Some(metadata)).map_err(failed)?;
+    lwv_onnx::write_atomically(path, &file)?;
+    Ok(())
+}
+
+fn bytes(floats: &[f32]) -> Vec<u8> {
+    floats.iter().flat_map(|float| float.to_le_bytes()).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
+}

@@ -1,0 +1,79 @@
+use std::collections::HashMap;
+
+use lwv_quantize::Hessian;
+use lwv_train::{Error, Observer, Tensor};
+
+/// What the layers of a network read and cache, over all samples.
+#[derive(Default)]
+pub(crate) struct Statistics {
+    /// Layers that read the same tensor share a Hessian: queries, keys and values, or gate and up.
+    groups: Vec<(Vec<String>, Hessian)>,
+    group_of: HashMap<String, usize>,
+    /// The tensor that was read last, and its group.
+    last: Option<(Tensor, usize)>,
+    /// Largest magnitude of each channel of keys and of values, `[key_value_heads · head_dim]`.
+    cached: HashMap<usize, [Vec<f32>; 2]>,
+}
+
+impl Statistics {
+    /// The names of matrices that read the same, and how it varies.
+    pub(crate) fn hessians(&self) -> impl Iterator<Item = (&[String], &Hessian)> {
+        self.groups
+            .iter()
+            .map(|(names, hessian)| (names.as_slice(), hessian))
+    }
+
+    /// Scales of an 8-bit cache of keys and of values, one a channel.
+    pub(crate) fn cache_scales(&self, layer: usize) -> [Vec<f32>; 2] {
+        let largest = self.cached.get(&layer).cloned().unwrap_or_default();
+        // A channel that was never used must not divide by zero.
+        largest.map(|channels| channels.into_iter().map(|most| most.max(1e-6) / 127.0).collect())
+    }
+
+    fn group(&mut self, weight: &str, x: &Tensor) -> usize {
+        let same = self
+            .last
+            .as_ref()
+            .and_then(|(last, group)| (last.id() == x.id()).then_some(*group));
+        match (self.group_of.get(weight), same) {
+            (Some(group), _) => *group,
+            (None, Some(group)) => {
+                self.groups[group].0.push(weight.to_owned());
+                self.group_of.insert(weight.to_owned(), group);
+                group
+            }
+            (None, None) => {
+                let width = x.dims().last().copied().unwrap_or(0);
+                self.groups.push((vec![weight.to_owned()], Hessian::new(width)));
+                self.group_of.insert(weight.to_owned(), self.groups.len() - 1);
+                self.groups.len() - 1
+            }
+        }
+    }
+}
+
+impl Observer for Statistics {
+    fn linear(&mut self, weight: &str, x: &Tensor) -> Result<(), Error> {
+        let group = self.group(weight, x);
+        // The first matrix of a group has counted the rows that the others read too.
+        if self.groups[group].0[0] == weight {
+            self.groups[group].1.add(&x.flatten_all()?.to_vec1()?);
+        }
+        self.last = Some((x.clone(), group));
+        Ok(())
+    }
+
+    fn cached(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(), Error> {
+        let seen = self.cached.entry(layer).or_default();
+        for (largest, x) in seen.iter_mut().zip([keys, values]) {
+            // [batch, heads, tokens, head_dim] to one number a head and dimension.
+            let most: Vec<f32> = x.abs()?.max(2)?.max(0)?.flatten_all()?.to_vec1()?;
+            largest.resize(most.len(), 0.0);
+            largest
+                .iter_mut()
+                .zip(most)
+                .for_each(|(largest, most)| *largest = largest.max(most));
+        }
+        Ok(())
+    }
+}

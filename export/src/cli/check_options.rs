@@ -1,0 +1,31 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use lwv_model::Precision;
+
+/// Whether and how a bundle is compared with its checkpoint.
+#[derive(Args)]
+pub(crate) struct CheckOptions {
+    /// Compare the bundle with the checkpoint and write `parity.json` into it; always done for integers
+    #[arg(long)]
+    verify: bool,
+    /// Leave the comparison out
+    #[arg(long, conflicts_with = "verify")]
+    no_verify: bool,
+    /// Keep a bundle that differs from the checkpoint by more than its precision explains
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Text to compare on, nothing of which was calibrated on; ours where none is given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) held_out: Option<PathBuf>,
+    /// For the comparison: the ONNX Runtime library, if not found by itself
+    #[arg(long, value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+}
+
+impl CheckOptions {
+    /// Whether a bundle of `precision` is compared: where it is asked for, and unasked where integers may lose much.
+    pub(crate) fn wants(&self, precision: Precision) -> bool {
+        self.verify || !self.no_verify && matches!(precision, Precision::Int8 | Precision::Int4)
+    }
+}

@@ -1,0 +1,83 @@
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lwv_export::{Calibration, Error, Quantization, Rounding};
+use lwv_model::Precision;
+use lwv_quantize::{Bits, BlockScheme};
+
+/// How integer weights are made.
+#[derive(Args)]
+pub(crate) struct IntegerOptions {
+    /// How many weights share a scale
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    block_size: usize,
+    /// How levels are chosen [default: compensated for 4 bits, nearest for 8]
+    #[arg(long, value_enum)]
+    rounding: Option<RoundingArg>,
+    /// Give 8 bits instead of 4 to the parts of the decoder that lose most, as far as matrices then take no more bits than
+    /// this on average, scales included
+    #[arg(long, value_name = "BITS")]
+    bits_per_weight: Option<f64>,
+    /// Cache keys and values in 8 bits: a quarter of the memory, and faster in long texts on CPUs
+    #[arg(long)]
+    int8_cache: bool,
+    /// What calibration looks at, a dataset as for training; prose and photographs of our own where none is given
+    #[arg(long, value_name = "FILE")]
+    calibration: Vec<PathBuf>,
+    /// Folder that pictures of --calibration are relative to
+    #[arg(long, value_name = "DIR", requires = "calibration")]
+    media_dir: Option<PathBuf>,
+    /// Most tokens that calibration looks at
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    calibration_tokens: usize,
+}
+
+/// How levels are chosen.
+#[derive(Clone, Copy, ValueEnum)]
+enum RoundingArg {
+    /// Each weight by itself: fast, and enough for 8 bits
+    Nearest,
+    /// By samples, later weights making up for earlier ones (GPTQ)
+    Compensated,
+}
+
+impl IntegerOptions {
+    /// What they mean for `precision`.
+    ///
+    /// # Errors
+    /// A block size that no kernel takes, options that do not go with the precision.
+    pub(crate) fn resolve(&self, precision: Precision) -> Result<Quantization, Error> {
+        BlockScheme::new(Bits::Four, self.block_size)
+            .map_err(|e| Error::Setting("--block-size", e.to_string()))?;
+        let is_integer = matches!(precision, Precision::Int8 | Precision::Int4);
+        let refuse = |option, reason: &str| Err(Error::Setting(option, reason.to_owned()));
+        if !is_integer && self.rounding.is_some() {
+            return refuse("--rounding", "it goes with --int8 and --int4");
+        }
+        if !is_integer && self.int8_cache {
+            return refuse("--int8-cache", "it goes with --int8 and --int4");
+        }
+        if precision != Precision::Int4 && self.bits_per_weight.is_some() {
+            return refuse("--bits-per-weight", "it goes with --int4");
+        }
+        if self.calibration_tokens == 0 {
+            return refuse("--calibration-tokens", "use at least 1");
+        }
+        let rounding = match (self.rounding, precision) {
+            (Some(RoundingArg::Compensated), _) | (None, Precision::Int4) => Rounding::Compensated,
+            _ => Rounding::Nearest,
+        };
+        Ok(Quantization {
+            block_size: self.block_size,
+            rounding,
+            bits_per_weight: self.bits_per_weight,
+            int8_cache: self.int8_cache,
+            calibration: Calibration {
+                datasets: self.calibration.clone(),
+                media_dir: self.media_dir.clone(),
+                tokens: self.calibration_tokens,
+            },
+            ..Quantization::default()
+        })
+    }
+}

@@ -1,0 +1,195 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use lwv_model::{ElementType, Precision};
+use lwv_quantize::{Bits, BlockScheme};
+use serde::Serialize;
+
+/// How integer weights are made of floats. What is not said here follows from the precision.
+#[derive(Debug, Clone, Serialize)]
+pub struct Quantization {
+    /// Inputs that share a scale.
+    pub block_size: usize,
+    /// How levels are chosen.
+    pub rounding: Rounding,
+    /// Bits of single matrices that differ from the rest, by canonical name.
+    pub overrides: BTreeMap<String, Bits>,
+    /// Bits that matrices may take on average, scales included; with it, parts of the decoder that lose most get 8 bits.
+    pub bits_per_weight: Option<f64>,
+    /// Whether keys and values are cached in 8 bits, with a fixed scale for each channel.
+    pub int8_cache: bool,
+    /// What calibration looks at.
+    pub calibration: Calibration,
+}
+
+/// What calibration looks at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Calibration {
+    /// Datasets in any form that training reads; prose and photographs that come with the exporter where there are none.
+    pub datasets: Vec<PathBuf>,
+    /// Folder that pictures of the datasets are relative to.
+    pub media_dir: Option<PathBuf>,
+    /// Most tokens that are read.
+    pub tokens: usize,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            datasets: Vec::new(),
+            media_dir: None,
+            tokens: 32_768,
+        }
+    }
+}
+
+impl Quantization {
+    /// Whether the checkpoint must be run on samples.
+    pub fn is_calibrated(&self) -> bool {
+        self.rounding == Rounding::Compensated || self.int8_cache
+    }
+}
+
+impl Default for Quantization {
+    fn default() -> Self {
+        Self {
+            block_size: 32,
+            rounding: Rounding::Nearest,
+            overrides: BTreeMap::new(),
+            bits_per_weight: None,
+            int8_cache: false,
+            calibration: Calibration::default(),
+        }
+    }
+}
+
+/// How levels are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    /// Each weight by itself.
+    Nearest,
+    /// By calibration samples, later weights making up for earlier ones (GPTQ).
+    Compensated,
+}
+
+/// How a weight stands in a bundle.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum WeightFormat {
+    /// As floats.
+    Float(ElementType),
+    /// As small integers with a scale for each block.
+    Blocks(BlockScheme),
+}
+
+/// The format of every weight.
+pub(crate) struct Formats<'a> {
+    precision: Precision,
+    quantization: &'a Quantization,
+}
+
+impl<'a> Formats<'a> {
+    pub(crate) fn new(precision: Precision, quantization: &'a Quantization) -> Self {
+        Self {
+            precision,
+            quantization,
+        }
+    }
+
+    /// Type of cached keys and values.
+    pub(crate) fn cache_type(&self) -> ElementType {
+        if self.quantization.int8_cache {
+            ElementType::Int8
+        } else {
+            self.compute_type()
+        }
+    }
+
+    /// Type of matrix products and attention.
+    pub(crate) fn compute_type(&self) -> ElementType {
+        self.precision.element_type()
+    }
+
+    /// Format of a matrix that a linear layer reads. The vision tower is small beside the decoder and its features are all
+    /// that the decoder sees of a picture, so it never gets four bits unasked.
+    pub(crate) fn matrix(&self, name: &str) -> WeightFormat {
+        let bits = match self.precision {
+            Precision::Int4 if name.starts_with("visual.") => Bits::Eight,
+            Precision::Int4 => Bits::Four,
+            Precision::Int8 => Bits::Eight,
+            _ => return WeightFormat::Float(self.compute_type()),
+        };
+        let bits = self.quantization.overrides.get(name).copied().unwrap_or(bits);
+        WeightFormat::Blocks(BlockScheme {
+            bits,
+            block_size: self.quantization.block_size,
+        })
+    }
+
+    /// Format of the embedding table, of rows of `width`: that of any matrix, so that a tied head shares it; but the operator
+    /// that reads rows takes whole blocks only.
+    pub(crate) fn table(&self, name: &str, width: usize) -> WeightFormat {
+        match self.matrix(name) {
+            WeightFormat::Blocks(scheme) if !width.is_multiple_of(scheme.block_size) => {
+                WeightFormat::Float(self.compute_type())
+            }
+            format => format,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(format: WeightFormat) -> Option<Bits> {
+        match format {
+            WeightFormat::Blocks(scheme) => Some(scheme.bits),
+            WeightFormat::Float(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_vision_tower_keeps_eight_bits_unless_told() {
+        let mut quantization = Quantization::default();
+        let format = |quantization: &Quantization, name| {
+            bits(Formats::new(Precision::Int4, quantization).matrix(name))
+        };
+        assert_eq!(
+            format(&quantization, "visual.blocks.0.attn.qkv.weight"),
+            Some(Bits::Eight)
+        );
+        assert_eq!(
+            format(&quantization, "model.layers.0.mlp.up_proj.weight"),
+            Some(Bits::Four)
+        );
+        quantization
+            .overrides
+            .insert("model.layers.0.mlp.up_proj.weight".into(), Bits::Eight);
+        assert_eq!(
+            format(&quantization, "model.layers.0.mlp.up_proj.weight"),
+            Some(Bits::Eight)
+        );
+    }
+
+    #[test]
+    fn a_table_that_blocks_do_not_divide_stays_float() {
+        let quantization = Quantization::default();
+        let formats = Formats::new(Precision::Int4, &quantization);
+        assert_eq!(
+            bits(formats.table("model.embed_tokens.weight", 64)),
+            Some(Bits::Four)
+        );
+        assert_eq!(
+            formats.table("model.embed_tokens.weight", 72),
+            WeightFormat::Float(ElementType::Float32)
+        );
+    }
+
+    #[test]
+    fn floats_are_not_quantized() {
+        let quantization = Quantization::default();
+        let format = Formats::new(Precision::Fp16, &quantization).matrix("x.weight");
+        assert_eq!(format, WeightFormat::Float(ElementType::Float16));
+    }
+}
