@@ -3,6 +3,7 @@
 //!     cargo run -p lwv-examples --example export_tiny [-- CHECKPOINT BUNDLE]
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use lwv_export::{Progress, Quantization, Recipe, export};
@@ -32,6 +33,8 @@ fn main() -> anyhow::Result<()> {
         adapter: None,
         precision: Precision::Fp32,
         held_out: None,
+        guard: false,
+        islands: BTreeMap::new(),
         quantization: Quantization::default(),
         target: Target::Ort,
     };

@@ -235,6 +235,90 @@ fn the_comparison_fails_when_a_layer_is_damaged() {
     assert!(!report["failures"].as_array().unwrap().is_empty(), "{report}");
 }
 
+/// A copy of a case's checkpoint that computes the same in f32, but whose vision tower overflows in 16 bits: in every
+/// feed-forward layer one factor of the product is far too large, and what reads the product as much too small.
+fn overflowing(case: &Case) -> PathBuf {
+    let folder = place("overflowing-checkpoint");
+    copy_folder(&case.dir, &folder);
+    for file in std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if file.extension().is_some_and(|ending| ending == "safetensors")
+            && file.file_stem().unwrap() != "expected"
+        {
+            scale_feed_forward(&file, 2_f32.powi(22));
+        }
+    }
+    folder
+}
+
+fn scale_feed_forward(path: &Path, factor: f32) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let names: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    for (name, info) in names.as_object().unwrap() {
+        let factor = match name {
+            _ if !name.contains("visual.blocks.") => continue,
+            _ if name.contains("mlp.up_proj") => factor,
+            _ if name.ends_with("mlp.down_proj.weight") => 1.0 / factor,
+            _ => continue,
+        };
+        let [start, end] = [0, 1].map(|i| 8 + header + info["data_offsets"][i].as_u64().unwrap() as usize);
+        for value in bytes[start..end].chunks_exact_mut(4) {
+            let scaled = f32::from_le_bytes(value.try_into().unwrap()) * factor;
+            value.copy_from_slice(&scaled.to_le_bytes());
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_would_overflow_in_16_bits_stays_in_32() {
+    let case = Case::load("nested_f32");
+    let checkpoint = overflowing(&case);
+    let features_of = |what: &str, guard| {
+        let recipe = recipe(&checkpoint, &place(what), Precision::Fp16, None);
+        export_into(&Recipe {
+            guard,
+            ..recipe.clone()
+        })
+        .unwrap();
+        let engine = engine(&recipe.bundle, DEFAULT_PREFILL_CHUNK);
+        let prompt = case.prompts["one_image"].prompt(engine.processor());
+        let features = OrtText::new(&engine, prompt.input_ids.len()).features(&prompt);
+        (features, Manifest::from_dir(&recipe.bundle).unwrap().islands)
+    };
+    let (expected, _) = case.tensor("one_image.image_features").unwrap();
+    let (unguarded, none) = features_of("unguarded", false);
+    assert!(
+        none.is_empty() && unguarded.iter().any(|value| !value.is_finite()),
+        "it does not overflow"
+    );
+    let (guarded, islands) = features_of("guarded", true);
+    assert!(
+        islands
+            .keys()
+            .all(|name| name.contains("visual.") && name.contains("mlp.")),
+        "{islands:?}"
+    );
+    assert!(!islands.is_empty());
+    let found = cosine(&expected, &guarded);
+    assert!(found > 0.9999, "{found}");
+}
+
+#[test]
+fn a_calm_checkpoint_has_no_islands() {
+    let case = Case::load("nested_f32");
+    let recipe = recipe(&case.dir, &place("calm"), Precision::Fp16, None);
+    export_into(&Recipe {
+        guard: true,
+        ..recipe.clone()
+    })
+    .unwrap();
+    assert!(Manifest::from_dir(&recipe.bundle).unwrap().islands.is_empty());
+}
+
 #[test]
 fn every_part_of_the_decoder_is_measured() {
     let case = Case::load("qwen2");

@@ -36,6 +36,10 @@ pub struct Recipe {
     pub precision: Precision,
     /// Text that the parity report measures on; ours where there is none.
     pub held_out: Option<PathBuf>,
+    /// Whether the checkpoint is run on samples before it is written in 16 bits, so that what would overflow stays in 32.
+    pub guard: bool,
+    /// Matrices that stay in 32 bits where the others have 16, by canonical name, each with the reason.
+    pub islands: BTreeMap<String, String>,
     /// How integer weights are made, where the precision has any.
     pub quantization: Quantization,
     /// What the graphs are lowered for.
@@ -90,7 +94,7 @@ pub type Check<'a> = dyn FnMut(&Recipe, &Path) -> Result<Option<lwv_model::Parit
 pub fn export(recipe: &Recipe, progress: &dyn Progress, check: &mut Check<'_>) -> Result<Summary, Error> {
     let source = Source::open(recipe)?;
     progress.total(source.bytes()?);
-    let recipe = &with_budget(recipe, &source, progress)?;
+    let recipe = &with_islands(with_budget(recipe, &source, progress)?, progress)?;
     let calibrated = Calibrated::of(recipe, &source, progress)?;
     let staging = Staging::create(&recipe.bundle)?;
     let mut manifest = write_bundle(recipe, &source, calibrated.as_ref(), staging.folder(), progress)?;
@@ -204,7 +208,7 @@ fn write_bundle(
     let mut weights = WeightStore::new(
         &source.checkpoint,
         source.adapter.as_ref(),
-        Formats::new(recipe.precision, &recipe.quantization),
+        Formats::new(recipe.precision, &recipe.quantization, &recipe.islands),
         calibrated.map(|calibrated| &calibrated.weights),
         &folder.join("onnx"),
         &read,
@@ -262,6 +266,7 @@ fn write_bundle(
             max_pixels: images.max_pixels as u64,
         }),
         context_length: source.config.text.max_position_embeddings,
+        islands: recipe.islands.clone(),
         quantization: quantization_entry(recipe, source, calibrated),
         parity: None,
     };
@@ -309,6 +314,27 @@ fn build(
             graphs::decoder_model(config, scales, weights)
         }
     }
+}
+
+/// The recipe with what must stay in 32 bits.
+#[cfg(feature = "verify")]
+fn with_islands(mut recipe: Recipe, progress: &dyn Progress) -> Result<Recipe, Error> {
+    if recipe.guard && recipe.precision == Precision::Fp16 {
+        recipe
+            .islands
+            .extend(crate::calibration::islands(&recipe, progress)?);
+    }
+    Ok(recipe)
+}
+
+#[cfg(not(feature = "verify"))]
+fn with_islands(recipe: Recipe, _: &dyn Progress) -> Result<Recipe, Error> {
+    if recipe.guard && recipe.precision == Precision::Fp16 {
+        return Err(Error::NoEngine(
+            "looking for what overflows in 16 bits (--no-guard leaves it out)",
+        ));
+    }
+    Ok(recipe)
 }
 
 /// The recipe with bits chosen for every part of the decoder, where there is a budget for them.
@@ -362,7 +388,7 @@ fn quantization_entry(
 
 /// Bits that all matrices take, and their weights; a table that is the head too counts once.
 fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize) {
-    let formats = Formats::new(recipe.precision, &recipe.quantization);
+    let formats = Formats::new(recipe.precision, &recipe.quantization, &recipe.islands);
     let (mut bytes, mut weights) = (0, 0);
     for (name, shape) in expected_weights(config)
         .into_iter()

@@ -6,23 +6,29 @@
 //! killed goes on where it was.
 
 mod folder;
+mod ranges;
 mod samples;
 mod statistics;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lwv_model::{ModelConfig, Rotary, decoder_layer, decoder_norm, decoder_rotary};
-use lwv_processor::PositionBuilder;
+use lwv_processor::{PositionBuilder, Processor};
 use lwv_quantize::{BlockMatrix, BlockScheme, Compensator, Hessian, round_to_nearest};
 use lwv_train::{CandleOps, Network, Tensor};
 
 pub(crate) use folder::CalibrationFolder;
+use ranges::Ranges;
 pub(crate) use samples::{Sample, default_samples, digest, read_samples};
 use statistics::Statistics;
 
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, WeightFormat};
 use crate::{Error, Progress, Recipe, Rounding};
+
+/// Tokens of prose that are looked at for what overflows in 16 bits; photographs come on top.
+const GUARD_TOKENS: usize = 512;
 
 /// Weights of a large matrix that are quantized at a time.
 const PIECE: usize = 32 << 20;
@@ -42,7 +48,7 @@ pub(crate) fn calibrate(
     let mut calibration = Calibration {
         states: embed(&mut network, samples)?,
         rotary: rotary(&mut network, &config, samples)?,
-        formats: Formats::new(recipe.precision, &recipe.quantization),
+        formats: Formats::new(recipe.precision, &recipe.quantization, &recipe.islands),
         rounding: recipe.quantization.rounding,
         config: &config,
         folder,
@@ -54,6 +60,32 @@ pub(crate) fn calibrate(
         calibration.layer(layer)?;
     }
     calibration.head()
+}
+
+/// The matrices that must stay in 32 bits where the others have 16, by canonical name, each with the reason: samples are run
+/// through the checkpoint, one layer's weights in memory at a time, and what goes through each layer is looked at.
+///
+/// # Errors
+/// The checkpoint cannot be run.
+pub(crate) fn islands(recipe: &Recipe, progress: &dyn Progress) -> Result<BTreeMap<String, String>, Error> {
+    let samples = default_samples(&Processor::from_dir(&recipe.checkpoint)?, GUARD_TOKENS)?;
+    let mut network = open_network(recipe)?;
+    let config = network.config().clone();
+    let ranges = Arc::new(Mutex::new(Ranges::default()));
+    network.ops().observe(Some(ranges.clone()));
+    let mut states = embed(&mut network, &samples)?;
+    let rotary = rotary(&mut network, &config, &samples)?;
+    let ops = network.ops();
+    ops.forget(|_| true);
+    for layer in 0..config.text.num_hidden_layers {
+        progress.calibrating(layer, config.text.num_hidden_layers);
+        for (state, rotary) in states.iter_mut().zip(&rotary) {
+            *state = decoder_layer(ops, &config.text, layer, state, rotary).map_err(failed)?;
+        }
+        ops.forget(|_| true);
+    }
+    let islands = ranges.lock().unwrap_or_else(PoisonError::into_inner).islands();
+    Ok(islands)
 }
 
 /// Samples on their way through the layers.

@@ -86,13 +86,20 @@ pub(crate) enum WeightFormat {
 pub(crate) struct Formats<'a> {
     precision: Precision,
     quantization: &'a Quantization,
+    /// Matrices in 32 bits where the others have 16.
+    islands: &'a BTreeMap<String, String>,
 }
 
 impl<'a> Formats<'a> {
-    pub(crate) fn new(precision: Precision, quantization: &'a Quantization) -> Self {
+    pub(crate) fn new(
+        precision: Precision,
+        quantization: &'a Quantization,
+        islands: &'a BTreeMap<String, String>,
+    ) -> Self {
         Self {
             precision,
             quantization,
+            islands,
         }
     }
 
@@ -117,6 +124,7 @@ impl<'a> Formats<'a> {
             Precision::Int4 if name.starts_with("visual.") => Bits::Eight,
             Precision::Int4 => Bits::Four,
             Precision::Int8 => Bits::Eight,
+            _ if self.islands.contains_key(name) => return WeightFormat::Float(ElementType::Float32),
             _ => return WeightFormat::Float(self.compute_type()),
         };
         let bits = self.quantization.overrides.get(name).copied().unwrap_or(bits);
@@ -153,7 +161,7 @@ mod tests {
     fn the_vision_tower_keeps_eight_bits_unless_told() {
         let mut quantization = Quantization::default();
         let format = |quantization: &Quantization, name| {
-            bits(Formats::new(Precision::Int4, quantization).matrix(name))
+            bits(Formats::new(Precision::Int4, quantization, &BTreeMap::new()).matrix(name))
         };
         assert_eq!(
             format(&quantization, "visual.blocks.0.attn.qkv.weight"),
@@ -174,8 +182,8 @@ mod tests {
 
     #[test]
     fn a_table_that_blocks_do_not_divide_stays_float() {
-        let quantization = Quantization::default();
-        let formats = Formats::new(Precision::Int4, &quantization);
+        let (quantization, islands) = (Quantization::default(), BTreeMap::new());
+        let formats = Formats::new(Precision::Int4, &quantization, &islands);
         assert_eq!(
             bits(formats.table("model.embed_tokens.weight", 64)),
             Some(Bits::Four)
@@ -187,9 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_not_quantized() {
+    fn floats_are_not_quantized_and_islands_stay_wide() {
         let quantization = Quantization::default();
-        let format = Formats::new(Precision::Fp16, &quantization).matrix("x.weight");
-        assert_eq!(format, WeightFormat::Float(ElementType::Float16));
+        let islands = [("loud.weight".to_owned(), "too large".to_owned())].into();
+        let formats = Formats::new(Precision::Fp16, &quantization, &islands);
+        assert_eq!(
+            formats.matrix("x.weight"),
+            WeightFormat::Float(ElementType::Float16)
+        );
+        assert_eq!(
+            formats.matrix("loud.weight"),
+            WeightFormat::Float(ElementType::Float32)
+        );
     }
 }

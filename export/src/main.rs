@@ -3,6 +3,7 @@
 mod cli;
 mod peak_memory;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,6 +43,9 @@ struct Args {
     /// Write matrices of 4-bit integers
     #[arg(long)]
     int4: bool,
+    /// With --fp16: do not run the checkpoint first to find layers that would overflow, which stay in 32 bits
+    #[arg(long)]
+    no_guard: bool,
     #[command(flatten)]
     integers: IntegerOptions,
     /// What the graphs are lowered for
@@ -73,6 +77,8 @@ impl Args {
             adapter: self.adapter.as_deref().map(absolute).transpose()?,
             precision,
             held_out: self.check.held_out.clone(),
+            guard: precision == Precision::Fp16 && !self.no_guard && cfg!(feature = "verify"),
+            islands: BTreeMap::new(),
             quantization: self.integers.resolve(precision)?,
             target: Target::Ort,
         })

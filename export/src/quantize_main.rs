@@ -3,6 +3,7 @@
 mod cli;
 mod peak_memory;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -95,6 +96,8 @@ fn recipe(source: &Path, out: &Path, scheme: Scheme, quantization: Quantization)
         adapter: None,
         precision: scheme.precision(),
         held_out: None,
+        guard: false,
+        islands: BTreeMap::new(),
         quantization,
         target: Target::Ort,
     })

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub images: Option<ImageLimits>,
     /// Longest context in tokens.
     pub context_length: usize,
+    /// Matrices in 32 bits where the others have 16, by canonical name, each with the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub islands: BTreeMap<String, String>,
     /// How integer weights were made, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<QuantizationEntry>,

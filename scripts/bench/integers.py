@@ -33,7 +33,6 @@ BUNDLES = {
     "int4, compensated": ["--int4"],
     "int4, compensated, int8 cache": ["--int4", "--int8-cache"],
     "int4, mixed 5.5 bits": ["--int4", "--bits-per-weight", "5.5"],
-    "int4, mixed 6.2 bits": ["--int4", "--bits-per-weight", "6.2"],
 }
 GENAI = {"genai int4, default": "default", "genai int4, k_quant": "k_quant"}
 SPEED = ["int4, compensated", "int4, compensated, int8 cache", "int8"]

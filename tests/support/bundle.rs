@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -26,6 +26,8 @@ pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: O
         adapter: adapter.map(Path::to_owned),
         precision,
         held_out: None,
+        guard: false,
+        islands: BTreeMap::new(),
         quantization: Quantization::default(),
         target: Target::Ort,
     }

@@ -9,11 +9,11 @@ use crate::attention::{attention, causal_bias, merge_heads, padding_bias, repeat
 
 /// Is shown what goes through a network while it is computed.
 pub trait Observer: Send {
-    /// A linear layer with the weight of this canonical name reads `x`, `[tokens…, inputs]`.
+    /// A linear layer with the weight of this canonical name has made `y`, `[tokens, outputs]`, of `x`, `[tokens…, inputs]`.
     ///
     /// # Errors
     /// Ends the computation.
-    fn linear(&mut self, weight: &str, x: &Tensor) -> Result<(), Error>;
+    fn linear(&mut self, weight: &str, x: &Tensor, y: &Tensor) -> Result<(), Error>;
 
     /// Attention of `layer` puts `keys` (rotated) and `values` into its cache, `[batch, key_value_heads, tokens, head_dim]`.
     ///
@@ -174,18 +174,18 @@ impl Ops for CandleOps {
     }
 
     fn linear(&mut self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
-        if let (Some(observer), Some(name)) = (&self.observer, self.names.get(&weight.id())) {
-            observer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .linear(name, x)?;
-        }
         let (out, width) = weight.dims2()?;
         let rows = x.contiguous()?.reshape(((), width))?.matmul(&weight.t()?)?;
         let rows = match bias {
             Some(bias) => rows.broadcast_add(bias)?,
             None => rows,
         };
+        if let (Some(observer), Some(name)) = (&self.observer, self.names.get(&weight.id())) {
+            observer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .linear(name, x, &rows)?;
+        }
         let (_, tokens) = x
             .dims()
             .split_last()

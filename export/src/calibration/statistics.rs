@@ -53,7 +53,7 @@ impl Statistics {
 }
 
 impl Observer for Statistics {
-    fn linear(&mut self, weight: &str, x: &Tensor) -> Result<(), Error> {
+    fn linear(&mut self, weight: &str, x: &Tensor, _: &Tensor) -> Result<(), Error> {
         let group = self.group(weight, x);
         // The first matrix of a group has counted the rows that the others read too.
         if self.groups[group].0[0] == weight {
