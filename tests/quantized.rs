@@ -215,7 +215,7 @@ fn the_comparison_fails_when_a_layer_is_damaged() {
     let case = Case::load("llama");
     let sound = integers(&case, "sound", Precision::Int8, Quantization::default());
     export_into(&sound).unwrap();
-    let passed = |bundle: &Path| verify(&sound, bundle, Some(&library())).unwrap().passed;
+    let passed = |bundle: &Path| verify(&sound, bundle, Some(&library()), &Quiet).unwrap().passed;
     assert!(
         passed(&sound.bundle),
         "{}",
@@ -317,6 +317,29 @@ fn a_calm_checkpoint_has_no_islands() {
     })
     .unwrap();
     assert!(Manifest::from_dir(&recipe.bundle).unwrap().islands.is_empty());
+}
+
+#[test]
+fn a_bundle_that_loses_too_much_is_not_kept_and_the_worst_parts_are_named() {
+    let case = Case::load("llama");
+    let out = place("not-kept");
+    // A model of 32 channels loses more by four bits than the bounds allow.
+    let run = |more: &[&str]| {
+        let mut command = lwv_quantize();
+        command.arg(&case.dir).arg(&out).args([
+            "--scheme",
+            "int4",
+            "--rounding",
+            "nearest",
+            "--block-size",
+            "256",
+        ]);
+        lwv_tests::Run::of(command.args(more))
+    };
+    run(&[]).assert_failed(1, &["was not kept", "model.layers.", "--force", "parity.json"]);
+    assert!(!out.exists() && out.with_file_name("quantized-not-kept.parity.json").exists());
+    assert_eq!(run(&["--force", "--json"]).json()["parity"]["passed"], false);
+    assert!(out.join("lwv.json").exists());
 }
 
 #[test]

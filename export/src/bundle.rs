@@ -74,10 +74,8 @@ pub trait Progress {
     fn read(&self, bytes: u64);
     /// Bytes of weights that will be read in all.
     fn total(&self, bytes: u64);
-    /// Samples are sent through layer `layer` of `layers`, before any graph is begun.
-    fn calibrating(&self, layer: usize, layers: usize);
-    /// What part `part` of `parts` loses is measured, before calibration.
-    fn measuring(&self, part: usize, parts: usize);
+    /// Step `step`, from 0, of so many `steps` is begun of a task before or after the graphs, such as calibration.
+    fn step(&self, task: &'static str, step: usize, steps: usize);
 }
 
 /// Compares a finished bundle with what it was made of; see [`export`].

@@ -56,7 +56,7 @@ pub(crate) fn calibrate(
     };
     calibration.ops.forget(|_| true);
     for layer in 0..config.text.num_hidden_layers {
-        progress.calibrating(layer, config.text.num_hidden_layers);
+        progress.step("calibrating", layer, config.text.num_hidden_layers);
         calibration.layer(layer)?;
     }
     calibration.head()
@@ -78,7 +78,7 @@ pub(crate) fn islands(recipe: &Recipe, progress: &dyn Progress) -> Result<BTreeM
     let ops = network.ops();
     ops.forget(|_| true);
     for layer in 0..config.text.num_hidden_layers {
-        progress.calibrating(layer, config.text.num_hidden_layers);
+        progress.step("looking for overflow", layer, config.text.num_hidden_layers);
         for (state, rotary) in states.iter_mut().zip(&rotary) {
             *state = decoder_layer(ops, &config.text, layer, state, rotary).map_err(failed)?;
         }
@@ -130,7 +130,8 @@ impl Calibration<'_> {
 
     /// What a layer reads and caches.
     fn observe(&mut self, layer: usize) -> Result<Statistics, Error> {
-        let statistics = Arc::new(Mutex::new(Statistics::default()));
+        let cache_only = self.rounding == Rounding::Nearest;
+        let statistics = Arc::new(Mutex::new(Statistics::new(cache_only)));
         self.ops.observe(Some(statistics.clone()));
         let states = self.states.clone();
         let seen = self.advance(layer);

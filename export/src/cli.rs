@@ -12,9 +12,11 @@ pub(crate) use bar::Bar;
 pub(crate) use check_options::CheckOptions;
 pub(crate) use integer_options::IntegerOptions;
 use lwv_export::{Error, Recipe, export};
-use lwv_model::ParitySummary;
+use lwv_model::{ParitySummary, Precision};
 use serde_json::json;
 
+#[cfg(feature = "verify")]
+use crate::peak_memory::available_bytes;
 use crate::peak_memory::peak_rss_bytes;
 
 /// Exports, compares and tells.
@@ -26,16 +28,8 @@ pub(crate) fn run(recipe: &Recipe, check: &CheckOptions, json: bool) -> anyhow::
     let bar = Bar::new(recipe);
     let mut parity = None;
     let summary = export(recipe, &bar, &mut |recipe, bundle| {
-        if !check.wants(recipe.precision) {
-            return Ok(None);
-        }
-        bar.comparing();
-        let summary = verify(recipe, bundle, check.onnxruntime.as_deref())?;
-        parity = Some(summary.clone());
-        if !summary.passed && !check.force {
-            return Err(keep_report(recipe, bundle)?);
-        }
-        Ok(Some(summary))
+        parity = compare(recipe, bundle, check, &bar)?;
+        Ok(parity.clone())
     })?;
     bar.finish();
     let seconds = started.elapsed().as_secs_f64();
@@ -47,8 +41,9 @@ pub(crate) fn run(recipe: &Recipe, check: &CheckOptions, json: bool) -> anyhow::
     Ok(())
 }
 
-/// Copies the report of a bundle that is not kept beside its place.
-fn keep_report(recipe: &Recipe, bundle: &Path) -> Result<Error, Error> {
+/// What to do about a bundle that is not kept: its report is put beside its place, and the parts are named that lose most.
+#[cfg(feature = "verify")]
+fn refuse(recipe: &Recipe, bundle: &Path, bar: &Bar) -> Result<Error, Error> {
     let mut name = recipe.bundle.file_name().unwrap_or_default().to_owned();
     name.push(".parity.json");
     let report = recipe.bundle.with_file_name(name);
@@ -58,17 +53,78 @@ fn keep_report(recipe: &Recipe, bundle: &Path) -> Result<Error, Error> {
         source,
     };
     std::fs::copy(bundle.join("parity.json"), &report).map_err(io)?;
-    Ok(Error::Differs { report })
+    let written = std::fs::read(&report).map_err(io)?;
+    let written: serde_json::Value = serde_json::from_slice(&written).unwrap_or_default();
+    let failures = written["failures"].as_array().into_iter().flatten();
+    let failures: Vec<&str> = failures.filter_map(serde_json::Value::as_str).collect();
+    Ok(Error::Differs {
+        failures: failures.join(", "),
+        worst: worst(recipe, bar)?,
+        report,
+    })
 }
 
+/// The parts of the decoder that lose most, where weights are integers.
 #[cfg(feature = "verify")]
-fn verify(recipe: &Recipe, bundle: &Path, library: Option<&Path>) -> Result<ParitySummary, Error> {
-    lwv_export::verify::verify(recipe, bundle, library)
+fn worst(recipe: &Recipe, bar: &Bar) -> Result<String, Error> {
+    if !is_integer(recipe.precision) {
+        return Ok(String::new());
+    }
+    let mut losses = lwv_export::sensitivity(recipe, bar)?;
+    losses.sort_by(|a, b| b.mean_divergence.total_cmp(&a.mean_divergence));
+    let most = losses.iter().take(5);
+    let most: Vec<_> = most
+        .map(|loss| format!("`{}` ({:.4})", loss.part, loss.mean_divergence))
+        .collect();
+    Ok(format!(
+        ". Rounded alone, these lose most: {}; --bits-per-weight gives them 8 bits",
+        most.join(", ")
+    ))
+}
+
+/// Compares a finished bundle, where that is wanted.
+#[cfg(feature = "verify")]
+fn compare(
+    recipe: &Recipe,
+    bundle: &Path,
+    check: &CheckOptions,
+    bar: &Bar,
+) -> Result<Option<ParitySummary>, Error> {
+    if !check.wants(recipe.precision) {
+        return Ok(None);
+    }
+    let (needed, available) = (lwv_export::verify::memory(recipe)?, available_bytes());
+    if !check.verify && available.is_some_and(|available| needed > available) {
+        warn(needed, available.unwrap_or_default());
+        return Ok(None);
+    }
+    let summary = lwv_export::verify::verify(recipe, bundle, check.onnxruntime.as_deref(), bar)?;
+    if !summary.passed && !check.force {
+        return Err(refuse(recipe, bundle, bar)?);
+    }
+    Ok(Some(summary))
 }
 
 #[cfg(not(feature = "verify"))]
-fn verify(_: &Recipe, _: &Path, _: Option<&Path>) -> Result<ParitySummary, Error> {
-    Err(Error::NoEngine("comparing a bundle with its checkpoint"))
+fn compare(_: &Recipe, _: &Path, check: &CheckOptions, _: &Bar) -> Result<Option<ParitySummary>, Error> {
+    if check.verify {
+        return Err(Error::NoEngine("comparing a bundle with its checkpoint"));
+    }
+    Ok(None)
+}
+
+#[cfg(feature = "verify")]
+#[expect(clippy::print_stderr, reason = "the command line's own output")]
+fn warn(needed: u64, available: u64) {
+    let [needed, available] = [needed, available].map(|bytes| bytes as f64 / 1e9);
+    eprintln!(
+        "warning: not compared with its checkpoint, which takes {needed:.1} GB where {available:.1} GB are free; --verify does \
+         it all the same"
+    );
+}
+
+fn is_integer(precision: Precision) -> bool {
+    matches!(precision, Precision::Int8 | Precision::Int4)
 }
 
 #[expect(clippy::print_stdout, reason = "the command line's own output")]

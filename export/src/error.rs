@@ -66,12 +66,16 @@ pub enum Error {
     Setting(&'static str, String),
     /// The bundle has not passed the comparison with its checkpoint.
     #[error(
-        "the bundle differs from the checkpoint by more than its precision explains and was not kept; see `{report}`, or keep \
-         it with --force"
+        "the bundle differs from the checkpoint by more than its precision explains and was not kept: {failures}; see \
+         `{report}`, or keep it with --force{worst}"
     )]
     Differs {
+        /// What is outside its bounds.
+        failures: String,
         /// The parity report.
         report: PathBuf,
+        /// Which parts lose most, where that is known.
+        worst: String,
     },
     /// The checkpoint cannot be run on samples.
     #[error("calibration: {0}")]

@@ -1,4 +1,4 @@
-//! What the system says of this process's memory.
+//! What the system says of memory.
 
 /// Largest resident size so far in bytes, 0 where the system does not tell.
 pub(crate) fn peak_rss_bytes() -> u64 {
@@ -8,6 +8,15 @@ pub(crate) fn peak_rss_bytes() -> u64 {
         .and_then(|rest| rest.trim().strip_suffix("kB"))
         .and_then(|n| n.trim().parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
+}
+
+/// Bytes that can still be had without swapping, where the system tells.
+#[cfg(feature = "verify")]
+pub(crate) fn available_bytes() -> Option<u64> {
+    let all = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub fn sensitivity(recipe: &Recipe, progress: &dyn Progress) -> Result<Vec<PartL
     let mut parts = parts(network.config());
     let count = parts.len();
     for (index, part) in parts.iter_mut().enumerate() {
-        progress.measuring(index, count);
+        progress.step("measuring", index, count);
         for name in &part.matrices {
             round(&mut network, name, &formats)?;
         }

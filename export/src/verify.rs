@@ -9,14 +9,14 @@ mod report;
 
 use std::path::Path;
 
-use lwv_model::{Logits, ParitySummary, contract};
+use lwv_model::{Logits, ModelConfig, ParitySummary, Precision, contract, expected_weights};
 use lwv_processor::{PositionBuilder, Prompt};
 use lwv_runtime::{Decoder, Device, Engine};
 use lwv_train::Network;
 
 use crate::calibration::open_network;
 use crate::divergence::highest;
-use crate::{Error, Recipe, prompts, side_files};
+use crate::{Error, Progress, Recipe, prompts, side_files};
 use difference::Difference;
 use report::{PromptReport, Report};
 
@@ -39,7 +39,12 @@ const CHUNK: usize = 128;
 ///
 /// # Errors
 /// The checkpoint or the bundle cannot be run.
-pub fn verify(recipe: &Recipe, bundle: &Path, library: Option<&Path>) -> Result<ParitySummary, Error> {
+pub fn verify(
+    recipe: &Recipe,
+    bundle: &Path,
+    library: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<ParitySummary, Error> {
     let mut network = open_network(recipe)?;
     let mut builder = Engine::builder(bundle).device(Device::Cpu);
     if let Some(library) = library {
@@ -59,10 +64,27 @@ pub fn verify(recipe: &Recipe, bundle: &Path, library: Option<&Path>) -> Result<
         Some(path) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
         None => HELD_OUT.to_owned(),
     };
-    comparison.read_held_out(&text)?;
+    comparison.read_held_out(&text, progress)?;
     let report = comparison.report.judged();
     lwv_onnx::write_atomically(bundle.join("parity.json"), &side_files::pretty(&report)?)?;
     Ok(report.summary())
+}
+
+/// Bytes that comparing takes: all weights in f32 twice, where the bundle is not smaller.
+///
+/// # Errors
+/// A configuration that cannot be used.
+pub fn memory(recipe: &Recipe) -> Result<u64, Error> {
+    let config = ModelConfig::from_dir(&recipe.checkpoint)?;
+    let shapes = expected_weights(&config).into_iter().map(|(_, shape)| shape);
+    let weights: usize = shapes.map(|shape| shape.iter().product::<usize>()).sum();
+    let bytes = match recipe.precision {
+        Precision::Int4 => 5,
+        Precision::Int8 => 6,
+        // ONNX Runtime computes in f32 on CPUs and keeps 16-bit weights as such.
+        _ => 8,
+    };
+    Ok((weights * bytes) as u64)
 }
 
 /// One checkpoint beside one bundle.
@@ -112,7 +134,7 @@ impl Comparison<'_> {
     }
 
     /// Compares what both expect after every token of a long text.
-    fn read_held_out(&mut self, text: &str) -> Result<(), Error> {
+    fn read_held_out(&mut self, text: &str, progress: &dyn Progress) -> Result<(), Error> {
         let context = self.engine.bundle().manifest().context_length;
         let mut ids = self.engine.processor().raw_prompt(text, &[])?.input_ids;
         ids.truncate(HELD_OUT_TOKENS.min(context));
@@ -121,7 +143,8 @@ impl Comparison<'_> {
         decoder.reserve(ids.len()).map_err(failed)?;
         let mut positions = self.positions();
         let mut next = ids.iter().copied().skip(1);
-        for chunk in ids.chunks(CHUNK) {
+        for (index, chunk) in ids.chunks(CHUNK).enumerate() {
+            progress.step("comparing", index, ids.len().div_ceil(CHUNK));
             let expected = self
                 .network
                 .extend(chunk, &[], Logits::EveryPosition)

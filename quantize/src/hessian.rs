@@ -62,6 +62,11 @@ impl Hessian {
         self.columns
     }
 
+    /// Rows that the layer has read.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Takes in rows that the layer read, `[rows, columns]`.
     ///
     /// # Panics

@@ -14,8 +14,7 @@ impl Progress for Quiet {
     fn graph(&self, _: &str) {}
     fn read(&self, _: u64) {}
     fn total(&self, _: u64) {}
-    fn calibrating(&self, _: usize, _: usize) {}
-    fn measuring(&self, _: usize, _: usize) {}
+    fn step(&self, _: &'static str, _: usize, _: usize) {}
 }
 
 /// The settings of an export.

@@ -49,7 +49,7 @@ mod vision_tensors;
 pub use adamw::{AdamW, AdamWSettings, LearningRates};
 pub use adapter_writer::{AdapterSettings, AdapterWriter, LoraUpdate};
 pub use batch::{Batch, Sequence};
-pub use candle_core::Tensor;
+pub use candle_core::{Device, Tensor};
 pub use checkpoint_writer::{CheckpointWriter, WeightSource};
 pub use curriculum::Curriculum;
 pub use curve::{Curve, plot_curves};

@@ -180,3 +180,51 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use lwv_quantize::{Bits, BlockScheme, round_to_nearest};
+
+    use super::*;
+
+    fn matrix(bits: Bits) -> BlockMatrix {
+        let weights: Vec<f32> = (0..80).map(|i| (i as f32 * 0.7).sin()).collect();
+        round_to_nearest(&weights, 40, BlockScheme::new(bits, 32).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn layers_survive_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let calibration = CalibrationFolder::open(folder.path().join("x"), "key", 1).unwrap();
+        assert!(!calibration.has_layer(0) && !calibration.has_head());
+        let matrices = [Bits::Four, Bits::Eight].map(|bits| (format!("{bits:?}.weight"), matrix(bits)));
+        let cache = [vec![0.5, 1.0], vec![2.0, 4.0]];
+        calibration.write_layer(0, &matrices, &cache).unwrap();
+        let mut read = calibration.read_layer(0).unwrap();
+        read.sort_by_key(|(name, _)| name != "Four.weight");
+        assert_eq!(read, matrices);
+        assert_eq!(calibration.cache_scales().unwrap(), [cache]);
+        assert_eq!(calibration.files().len(), 1);
+    }
+
+    #[test]
+    fn another_calibration_begins_anew_and_the_same_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |key| CalibrationFolder::open(folder.path().join("x"), key, 1).unwrap();
+        open("one").write_head("head", &matrix(Bits::Four)).unwrap();
+        assert!(open("one").has_head());
+        assert!(!open("two").has_head());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let calibration = CalibrationFolder::open(folder.path().join("x"), "key", 1).unwrap();
+        std::fs::write(calibration.layer_path(0), b"cut").unwrap();
+        let error = calibration.read_layer(0).unwrap_err().to_string();
+        assert!(
+            error.contains("layer-00000.safetensors") && error.contains("remove it"),
+            "{error}"
+        );
+    }
+}

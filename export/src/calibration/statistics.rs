@@ -6,6 +6,8 @@ use lwv_train::{Error, Observer, Tensor};
 /// What the layers of a network read and cache, over all samples.
 #[derive(Default)]
 pub(crate) struct Statistics {
+    /// Whether only what is cached is looked at, and no Hessians are made.
+    cache_only: bool,
     /// Layers that read the same tensor share a Hessian: queries, keys and values, or gate and up.
     groups: Vec<(Vec<String>, Hessian)>,
     group_of: HashMap<String, usize>,
@@ -16,6 +18,14 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
+    /// Statistics of nothing yet, of the cache only where Hessians are not wanted.
+    pub(crate) fn new(cache_only: bool) -> Self {
+        Self {
+            cache_only,
+            ..Self::default()
+        }
+    }
+
     /// The names of matrices that read the same, and how it varies.
     pub(crate) fn hessians(&self) -> impl Iterator<Item = (&[String], &Hessian)> {
         self.groups
@@ -43,7 +53,11 @@ impl Statistics {
                 group
             }
             (None, None) => {
-                let width = x.dims().last().copied().unwrap_or(0);
+                let width = if self.cache_only {
+                    0
+                } else {
+                    x.dims().last().copied().unwrap_or(0)
+                };
                 self.groups.push((vec![weight.to_owned()], Hessian::new(width)));
                 self.group_of.insert(weight.to_owned(), self.groups.len() - 1);
                 self.groups.len() - 1
@@ -55,11 +69,11 @@ impl Statistics {
 impl Observer for Statistics {
     fn linear(&mut self, weight: &str, x: &Tensor, _: &Tensor) -> Result<(), Error> {
         let group = self.group(weight, x);
+        self.last = Some((x.clone(), group));
         // The first matrix of a group has counted the rows that the others read too.
-        if self.groups[group].0[0] == weight {
+        if !self.cache_only && self.groups[group].0[0] == weight {
             self.groups[group].1.add(&x.flatten_all()?.to_vec1()?);
         }
-        self.last = Some((x.clone(), group));
         Ok(())
     }
 
@@ -75,5 +89,47 @@ impl Observer for Statistics {
                 .for_each(|(largest, most)| *largest = largest.max(most));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lwv_train::Device;
+
+    use super::*;
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values, (values.len() / 2, 2), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn layers_that_read_the_same_tensor_share_a_hessian() {
+        let mut statistics = Statistics::new(false);
+        for sample in [tensor(&[1.0, 2.0]), tensor(&[3.0, 4.0, 5.0, 6.0])] {
+            let other = tensor(&[0.0, 1.0]);
+            for (weight, x) in [("q", &sample), ("k", &sample), ("o", &other)] {
+                statistics.linear(weight, x, x).unwrap();
+            }
+        }
+        let groups: Vec<_> = statistics
+            .hessians()
+            .map(|(names, hessian)| (names.join(" "), hessian.rows()))
+            .collect();
+        assert_eq!(groups, [("q k".to_owned(), 3), ("o".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn scales_of_the_cache_hold_the_largest_of_each_channel() {
+        let mut statistics = Statistics::new(true);
+        let heads = |values: &[f32]| Tensor::from_slice(values, (1, 1, 2, 2), &Device::Cpu).unwrap();
+        statistics
+            .cached(0, &heads(&[127.0, 0.0, -254.0, 0.0]), &heads(&[1.0; 4]))
+            .unwrap();
+        statistics
+            .cached(0, &heads(&[1.0, 0.0, 2.0, 0.0]), &heads(&[-12.7; 4]))
+            .unwrap();
+        let [keys, values] = statistics.cache_scales(0);
+        assert_eq!(keys[0], 2.0);
+        assert!(keys[1] > 0.0 && values.iter().all(|scale| (scale - 0.1).abs() < 1e-6));
     }
 }

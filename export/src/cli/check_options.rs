@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+#[cfg(feature = "verify")]
 use lwv_model::Precision;
 
 /// Whether and how a bundle is compared with its checkpoint.
@@ -8,7 +9,7 @@ use lwv_model::Precision;
 pub(crate) struct CheckOptions {
     /// Compare the bundle with the checkpoint and write `parity.json` into it; always done for integers
     #[arg(long)]
-    verify: bool,
+    pub(crate) verify: bool,
     /// Leave the comparison out
     #[arg(long, conflicts_with = "verify")]
     no_verify: bool,
@@ -25,7 +26,8 @@ pub(crate) struct CheckOptions {
 
 impl CheckOptions {
     /// Whether a bundle of `precision` is compared: where it is asked for, and unasked where integers may lose much.
+    #[cfg(feature = "verify")]
     pub(crate) fn wants(&self, precision: Precision) -> bool {
-        self.verify || !self.no_verify && matches!(precision, Precision::Int8 | Precision::Int4)
+        self.verify || !self.no_verify && super::is_integer(precision)
     }
 }

@@ -49,7 +49,7 @@ impl IntegerOptions {
     pub(crate) fn resolve(&self, precision: Precision) -> Result<Quantization, Error> {
         BlockScheme::new(Bits::Four, self.block_size)
             .map_err(|e| Error::Setting("--block-size", e.to_string()))?;
-        let is_integer = matches!(precision, Precision::Int8 | Precision::Int4);
+        let is_integer = super::is_integer(precision);
         let refuse = |option, reason: &str| Err(Error::Setting(option, reason.to_owned()));
         if !is_integer && self.rounding.is_some() {
             return refuse("--rounding", "it goes with --int8 and --int4");
