@@ -299,7 +299,7 @@ mod tests {
             files: [("config.json".to_owned(), FileEntry { bytes, sha256 })].into(),
             images: None,
             context_length: 64,
-            islands: BTreeMap::new(),
+            islands: std::collections::BTreeMap::new(),
             quantization: None,
             parity: None,
         };
