@@ -12,7 +12,7 @@ use lwv_model::{ElementType, Manifest, Precision, contract};
 use lwv_runtime::DEFAULT_PREFILL_CHUNK;
 use lwv_tests::{
     Case, OrtText, Quiet, copy_folder, cosine, engine, export_into, library, lwv_export, lwv_quantize,
-    read_json, recipe, scratch,
+    lwv_write, read_json, recipe, scratch,
 };
 
 /// The cases whose shapes differ most: pictures with a tied head, and text with an untied one.
@@ -96,6 +96,18 @@ fn a_cache_of_eight_bits_takes_a_quarter_and_changes_little() {
     assert_eq!(bytes(&plain.bundle), 4 * bytes(&byte.bundle));
     let [with, without] = [&byte.bundle, &plain.bundle].map(|bundle| least_cosine(&case, bundle));
     assert!(with > 0.995, "{with} with 8 bits in the cache, {without} without");
+    let mut command = lwv_write();
+    command.arg(&byte.bundle).args([
+        "--prompt",
+        "Hello",
+        "--greedy",
+        "--ignore-eos",
+        "--max-new-tokens",
+        "5",
+        "--json",
+    ]);
+    let written = lwv_tests::Run::of(&mut command).json();
+    assert_eq!(written["token_ids"].as_array().unwrap().len(), 5);
     let manifest = Manifest::from_dir(&byte.bundle).unwrap();
     let inputs = &manifest.graphs[contract::DECODER].contract.inputs;
     assert!(inputs.iter().any(|input| input.element_type == ElementType::Int8));

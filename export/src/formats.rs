@@ -12,6 +12,8 @@ pub struct Quantization {
     pub block_size: usize,
     /// How levels are chosen.
     pub rounding: Rounding,
+    /// Bits of the embedding table and the head, where they differ from the rest.
+    pub head_bits: Option<Bits>,
     /// Bits of single matrices that differ from the rest, by canonical name.
     pub overrides: BTreeMap<String, Bits>,
     /// Bits that matrices may take on average, scales included; with it, parts of the decoder that lose most get 8 bits.
@@ -55,6 +57,7 @@ impl Default for Quantization {
         Self {
             block_size: 32,
             rounding: Rounding::Nearest,
+            head_bits: None,
             overrides: BTreeMap::new(),
             bits_per_weight: None,
             int8_cache: false,
@@ -127,6 +130,8 @@ impl<'a> Formats<'a> {
             _ if self.islands.contains_key(name) => return WeightFormat::Float(ElementType::Float32),
             _ => return WeightFormat::Float(self.compute_type()),
         };
+        let is_head = matches!(name, "lm_head.weight" | "model.embed_tokens.weight");
+        let bits = self.quantization.head_bits.filter(|_| is_head).unwrap_or(bits);
         let bits = self.quantization.overrides.get(name).copied().unwrap_or(bits);
         WeightFormat::Blocks(BlockScheme {
             bits,
@@ -178,6 +183,20 @@ mod tests {
             format(&quantization, "model.layers.0.mlp.up_proj.weight"),
             Some(Bits::Eight)
         );
+    }
+
+    #[test]
+    fn table_and_head_may_have_bits_of_their_own() {
+        let (mut quantization, islands) = (Quantization::default(), BTreeMap::new());
+        quantization.head_bits = Some(Bits::Eight);
+        let formats = Formats::new(Precision::Int4, &quantization, &islands);
+        for (name, expected) in [
+            ("lm_head.weight", Bits::Eight),
+            ("model.embed_tokens.weight", Bits::Eight),
+            ("model.layers.0.mlp.up_proj.weight", Bits::Four),
+        ] {
+            assert_eq!(bits(formats.matrix(name)), Some(expected), "{name}");
+        }
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(crate) struct IntegerOptions {
     /// How levels are chosen [default: compensated for 4 bits, nearest for 8]
     #[arg(long, value_enum)]
     rounding: Option<RoundingArg>,
+    /// Bits of the embedding table and the head, 4 or 8, where they differ from the rest
+    #[arg(long, value_name = "BITS", value_parser = bits)]
+    head_bits: Option<Bits>,
     /// Give 8 bits instead of 4 to the parts of the decoder that lose most, as far as matrices then take no more bits than
     /// this on average, scales included
     #[arg(long, value_name = "BITS")]
@@ -30,6 +33,10 @@ pub(crate) struct IntegerOptions {
     /// Most tokens that calibration looks at
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     calibration_tokens: usize,
+}
+
+fn bits(word: &str) -> Result<Bits, String> {
+    Bits::try_from(word.parse::<u8>().map_err(|e| e.to_string())?)
 }
 
 /// How levels are chosen.
@@ -57,6 +64,9 @@ impl IntegerOptions {
         if !is_integer && self.int8_cache {
             return refuse("--int8-cache", "it goes with --int8 and --int4");
         }
+        if !is_integer && self.head_bits.is_some() {
+            return refuse("--head-bits", "it goes with --int8 and --int4");
+        }
         if precision != Precision::Int4 && self.bits_per_weight.is_some() {
             return refuse("--bits-per-weight", "it goes with --int4");
         }
@@ -70,6 +80,7 @@ impl IntegerOptions {
         Ok(Quantization {
             block_size: self.block_size,
             rounding,
+            head_bits: self.head_bits,
             bits_per_weight: self.bits_per_weight,
             int8_cache: self.int8_cache,
             calibration: Calibration {
