@@ -54,7 +54,6 @@ pub(crate) fn calibrate(
         folder,
         ops: network.ops(),
     };
-    calibration.ops.forget(|_| true);
     for layer in 0..config.text.num_hidden_layers {
         progress.step("calibrating", layer, config.text.num_hidden_layers);
         calibration.layer(layer)?;
@@ -76,7 +75,6 @@ pub(crate) fn islands(recipe: &Recipe, progress: &dyn Progress) -> Result<BTreeM
     let mut states = embed(&mut network, &samples)?;
     let rotary = rotary(&mut network, &config, &samples)?;
     let ops = network.ops();
-    ops.forget(|_| true);
     for layer in 0..config.text.num_hidden_layers {
         progress.step("looking for overflow", layer, config.text.num_hidden_layers);
         for (state, rotary) in states.iter_mut().zip(&rotary) {
@@ -253,9 +251,18 @@ pub(crate) fn open_network(recipe: &Recipe) -> Result<Network, Error> {
     Network::new(config, weights, recipe.adapter.as_deref()).map_err(failed)
 }
 
+/// What the decoder reads of each sample. The vision tower and the embedding table are in memory one after the other.
 fn embed(network: &mut Network, samples: &[Sample]) -> Result<Vec<Tensor>, Error> {
-    let embed = |sample: &Sample| network.embed(&sample.ids, &sample.images).map_err(failed);
-    samples.iter().map(embed).collect()
+    let features = |sample: &Sample| match sample.images.as_slice() {
+        [] => Ok(None),
+        images => network.image_features(images).map(Some).map_err(failed),
+    };
+    let features: Vec<_> = samples.iter().map(features).collect::<Result<_, _>>()?;
+    network.ops().forget(|_| true);
+    let embed = |(sample, features): (&Sample, _)| network.embed_with(&sample.ids, features).map_err(failed);
+    let embeds = samples.iter().zip(features).map(embed).collect();
+    network.ops().forget(|_| true);
+    embeds
 }
 
 fn rotary(

@@ -79,12 +79,23 @@ impl Network {
     /// # Errors
     /// As [`Self::image_features`].
     pub fn embed(&mut self, ids: &[u32], images: &[Patches]) -> Result<Tensor, Error> {
+        let features = match images {
+            [] => None,
+            images => Some(self.image_features(images)?),
+        };
+        self.embed_with(ids, features)
+    }
+
+    /// Embeddings of `ids`, rows of image tokens replaced by `features`, where there are any: f32 `[1, ids, hidden]`.
+    ///
+    /// # Errors
+    /// What candle says.
+    pub fn embed_with(&mut self, ids: &[u32], features: Option<Tensor>) -> Result<Tensor, Error> {
         let tokens = Tensor::new(ids, self.ops.device())?.unsqueeze(0)?;
         let embeds = token_embeddings(&mut self.ops, &self.config.text, &tokens)?;
-        if images.is_empty() {
+        let Some(features) = features else {
             return Ok(embeds);
-        }
-        let features = self.image_features(images)?;
+        };
         let all = Tensor::cat(&[embeds.squeeze(0)?, features], 0)?;
         let mut next_feature = ids.len() as u32;
         let rows: Vec<u32> = (0..ids.len())

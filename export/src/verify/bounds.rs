@@ -21,9 +21,9 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// f32 differs by the order of sums only. Of 16 bits half a percent of perplexity is more than anyone has seen where nothing
-    /// overflowed. For 8 and 4 bits they are about twice what is lost where everything went well, by a model of 135M, which
-    /// loses more than larger ones.
+    /// f32 differs by the order of sums only. Of 16 bits half a percent of perplexity is far more than is lost where nothing
+    /// overflows. For 4 and 8 bits they are two to four times what is lost where everything went well, by a model of 135M,
+    /// which loses more than larger ones.
     pub(crate) fn of(precision: Precision) -> Self {
         let bounds = |mean_divergence, top_1_agreement, perplexity_ratio, feature_cosine| Self {
             mean_divergence,
