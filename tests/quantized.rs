@@ -11,8 +11,8 @@ use lwv_export::{Calibration, Quantization, Recipe, Rounding, export, sensitivit
 use lwv_model::{ElementType, Manifest, Precision, contract};
 use lwv_runtime::DEFAULT_PREFILL_CHUNK;
 use lwv_tests::{
-    Case, OrtText, Quiet, copy_folder, cosine, engine, export_into, library, lwv_export, lwv_quantize,
-    lwv_write, read_json, recipe, scratch,
+    Case, OrtText, Quiet, copy_folder, cosine, engine, export_into, fixtures, library, lwv_export,
+    lwv_quantize, lwv_write, read_json, recipe, scratch,
 };
 
 /// The cases whose shapes differ most: pictures with a tied head, and text with an untied one.
@@ -134,6 +134,25 @@ fn calibration_reads_pictures_and_is_told_in_the_manifest() {
             .with_file_name("quantized-calibrated.calibration")
             .exists()
     );
+}
+
+#[test]
+fn calibration_reads_datasets_with_pictures() {
+    let case = Case::load(CASES[0]);
+    let calibration = Calibration {
+        datasets: vec![fixtures().join("sft/tiny.jsonl")],
+        media_dir: Some(fixtures()),
+        tokens: 400,
+    };
+    let quantization = Quantization {
+        calibration,
+        ..compensated(0)
+    };
+    let recipe = integers(&case, "dataset", Precision::Int4, quantization);
+    export_into(&recipe).unwrap();
+    let entry = Manifest::from_dir(&recipe.bundle).unwrap().quantization.unwrap();
+    let seen = entry.calibration.unwrap();
+    assert!(seen.samples > 1 && seen.tokens <= 400, "{seen:?}");
 }
 
 #[test]
