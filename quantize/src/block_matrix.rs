@@ -121,8 +121,7 @@ pub(crate) fn put_level(codes: &mut [u8], place: usize, bits: Bits, level: i32) 
     }
 }
 
-/// The level of weight number `place` of a block.
-pub(crate) fn level_at(codes: &[u8], place: usize, bits: Bits) -> i32 {
+fn level_at(codes: &[u8], place: usize, bits: Bits) -> i32 {
     let code = match bits {
         Bits::Eight => codes[place],
         Bits::Four if place.is_multiple_of(2) => codes[place / 2] & 0x0f,

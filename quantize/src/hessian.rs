@@ -8,10 +8,8 @@ use crate::Error;
 /// other is left out: memory and time stay bounded (64 MiB a group instead of 1.4 GB for the widest layer of a 7B model).
 const GROUP: usize = 4096;
 
-/// Part of the mean of the diagonal that is added to it, so that inputs which hardly vary do not blow up the inverse, and what
-/// varies together by chance in few samples is not taken too seriously: on text of another kind than the samples, the outputs of
-/// a 135M model's layers are nearer than with the usual 0.01.
-const DAMPING: f64 = 0.05;
+/// Part of the mean of the diagonal that is added to it, so that inputs which hardly vary do not blow up the inverse.
+const DAMPING: f64 = 0.01;
 
 /// How the inputs of a layer vary together over calibration samples: the sum of `x · xᵀ` over all rows `x` that the layer
 /// read. It is half the second derivative of the layer's squared output error by each row of its weight.
@@ -38,11 +36,8 @@ pub(crate) struct InverseFactor {
     pub(crate) upper: Vec<f32>,
     /// Inputs of the group.
     pub(crate) size: usize,
-    /// What an error of each input costs in the end: the square of `1 / U[i, i]`, which is what is left of its mean square
-    /// when the inputs after it have made up for what they can.
+    /// Mean square of each input.
     pub(crate) importance: Vec<f32>,
-    /// The mean of `x · xᵀ` itself, `[size, size]`.
-    pub(crate) mean: Vec<f32>,
 }
 
 impl Hessian {
@@ -117,17 +112,16 @@ impl Group {
     fn inverse_factor(&self, rows: usize) -> Result<InverseFactor, Error> {
         let size = self.sum.nrows();
         let mean = 1.0 / rows.max(1) as f64;
-        let element = |i: usize, j: usize| f64::from(self.sum[(i.max(j), i.min(j))]) * mean;
-        let diagonal = (0..size).map(|i| element(i, i)).sum::<f64>() / size as f64;
+        let importance: Vec<f32> = (0..size)
+            .map(|i| (f64::from(self.sum[(i, i)]) * mean) as f32)
+            .collect();
+        let diagonal = importance.iter().copied().map(f64::from).sum::<f64>() / size as f64;
         // Where a layer has read nothing but zeros, all inputs are alike.
         let damping = if diagonal > 0.0 { diagonal * DAMPING } else { 1.0 };
         let reversed = Mat::from_fn(size, size, |i, j| {
             let (i, j) = (size - 1 - i, size - 1 - j);
-            if i == j {
-                element(i, j) + damping
-            } else {
-                element(i, j)
-            }
+            let sum = f64::from(self.sum[(i.max(j), i.min(j))]) * mean;
+            if i == j { sum + damping } else { sum }
         });
         if !diagonal.is_finite() {
             return Err(Error::Singular);
@@ -142,15 +136,11 @@ impl Group {
                 rows[(i, j)] = inverse[(size - 1 - i, size - 1 - j)] as f32;
             }
         }
-        let importance = (0..size).map(|i| upper[i * (size + 1)].powi(-2));
         Ok(InverseFactor {
             start: self.start,
-            importance: importance.collect(),
-            mean: (0..size * size)
-                .map(|k| element(k / size, k % size) as f32)
-                .collect(),
             upper,
             size,
+            importance,
         })
     }
 }
@@ -168,7 +158,7 @@ mod tests {
         let factor = &hessian.inverse_factors().unwrap()[0];
         let u = |i: usize, j: usize| f64::from(factor.upper[i * 3 + j]);
         let column = |i: usize| inputs.iter().skip(i).step_by(3);
-        let damping = (0..3).map(|i| f64::from(factor.mean[i * 4])).sum::<f64>() / 3.0 * DAMPING;
+        let damping = factor.importance.iter().copied().map(f64::from).sum::<f64>() / 3.0 * DAMPING;
         let h = |i, j| {
             let mean = column(i)
                 .zip(column(j))
