@@ -32,6 +32,7 @@ BUNDLES = {
     "int4, nearest": ["--int4", "--rounding", "nearest"],
     "int4, nearest, int8 cache": ["--int4", "--rounding", "nearest", "--int8-cache"],
     "int4, compensated": ["--int4"],
+    "int4, mixed 5.5 bits": ["--int4", "--bits-per-weight", "5.5"],
 }
 GENAI = {"genai int4, default": "default", "genai int4, k_quant": "k_quant"}
 SPEED = ["int4, compensated", "int4, nearest, int8 cache", "int8"]
