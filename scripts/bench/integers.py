@@ -1,6 +1,7 @@
 """What integers lose and gain, beside onnxruntime-genai's own int4, on the same checkpoint, in one run.
 
-    python scripts/bench/integers.py CHECKPOINT FOLDER LWV_EXPORT LWV_WRITE TEXT [--runs N] [--speed-only | --quality-only] [--record FILE]
+    python scripts/bench/integers.py CHECKPOINT FOLDER LWV_EXPORT LWV_WRITE TEXT [--runs N] [--contexts N...]
+        [--speed-only | --quality-only] [--record FILE]
 
 FOLDER keeps what is made: bundles in every precision, and what genai's builder makes (int4 by its default rounding and by k_quant).
 Quality is over the first 2,048 tokens of TEXT, read one by one through each runtime's cache, against the checkpoint in float32:
@@ -100,6 +101,8 @@ def our_quality(bundle: Path, perplexity: float) -> dict:
 def make(args: argparse.Namespace) -> None:
     """Bundles and genai's models, where they are missing."""
     for name, options in BUNDLES.items():
+        if args.speed_only and name not in SPEED:
+            continue
         if not (args.folder / name / "lwv.json").exists():
             command = [args.lwv_export, args.checkpoint, args.folder / name, *options, "--force", "--held-out", args.text]
             subprocess.run([str(part) for part in command], check=True)
@@ -131,7 +134,7 @@ def speed(args: argparse.Namespace) -> list[dict]:
     folder = args.folder / "genai int4, default"
     models = {"genai": genai(folder, None), f"genai, {cores} threads": genai(folder, cores)}
     rows = []
-    for length in CONTEXTS:
+    for length in args.contexts:
         ids = prompt(models["genai"], length)
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(ids, file)
@@ -159,6 +162,7 @@ def main() -> None:
     for name in ("checkpoint", "folder", "lwv_export", "lwv_write", "text"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--quality-only", action="store_true")
     parser.add_argument("--record", type=Path, help="write the figures to this file")
