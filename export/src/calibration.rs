@@ -281,13 +281,14 @@ fn rotary(
     samples.iter().map(of_sample).collect()
 }
 
-fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+/// The values of a tensor, row-major.
+pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     tensor
         .flatten_all()
         .and_then(|flat| flat.to_vec1())
         .map_err(failed)
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+pub(crate) fn failed(error: impl std::fmt::Display) -> Error {
     Error::Calibration(error.to_string())
 }

@@ -7,8 +7,9 @@ use lwv_model::{
 use lwv_onnx::{Attribute, DataType, GraphBuilder, Model};
 
 use crate::Error;
+use crate::emitter::Emitter;
 use crate::lower::{OrtLowering, VisionGeometry};
-use crate::ops::{Emitter, OnnxOps};
+use crate::ops::OnnxOps;
 use crate::value::Value;
 use crate::weights::WeightStore;
 

@@ -14,6 +14,7 @@ mod calibrated;
 mod calibration;
 #[cfg(feature = "verify")]
 mod divergence;
+mod emitter;
 mod error;
 mod float_weights;
 mod formats;

@@ -8,7 +8,7 @@ use lwv_model::Segments;
 pub(crate) use geometry::VisionGeometry;
 pub(crate) use ort::OrtLowering;
 
-use crate::ops::Emitter;
+use crate::emitter::Emitter;
 use crate::value::Activation;
 
 /// One target's way of writing the operations that are not the same everywhere. Types and layouts of inputs are those

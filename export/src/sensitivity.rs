@@ -6,7 +6,7 @@ use lwv_quantize::round_to_nearest;
 use lwv_train::Network;
 use serde::Serialize;
 
-use crate::calibration::{default_samples, open_network};
+use crate::calibration::{default_samples, failed, open_network, to_vec};
 use crate::divergence::Divergences;
 use crate::formats::{Formats, WeightFormat};
 use crate::{Error, Progress, Recipe};
@@ -123,13 +123,5 @@ fn round(network: &mut Network, name: &str, formats: &Formats<'_>) -> Result<(),
 /// Logits after every token.
 fn read(network: &mut Network, ids: &[u32]) -> Result<Vec<f32>, Error> {
     network.reset();
-    let logits = network.extend(ids, &[], Logits::EveryPosition).map_err(failed)?;
-    logits
-        .flatten_all()
-        .and_then(|flat| flat.to_vec1())
-        .map_err(failed)
-}
-
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::Calibration(error.to_string())
+    to_vec(&network.extend(ids, &[], Logits::EveryPosition).map_err(failed)?)
 }

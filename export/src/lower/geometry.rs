@@ -7,7 +7,7 @@
 use lwv_model::{Segments, VisionConfig, contract};
 use lwv_onnx::{Attribute, DataType};
 
-use crate::ops::Emitter;
+use crate::emitter::Emitter;
 
 /// What the vision tower reads beside the pixels; names of values in the graph, shaped as in
 /// [`lwv_model::VisionInputs`].

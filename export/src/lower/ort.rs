@@ -9,7 +9,7 @@ use lwv_model::{Segments, contract};
 use lwv_onnx::{Attribute, Node};
 
 use super::Lowering;
-use crate::ops::Emitter;
+use crate::emitter::Emitter;
 use crate::value::{Activation, Layout};
 
 /// Values that a graph computes once for all layers.
