@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use lwv_model::ElementType;
-use lwv_onnx::{Attribute, DataType, Dimension, GraphBuilder, Model, Node};
+use lwv_model::{ElementType, Linear};
+use lwv_onnx::{Attribute, DataType, Dimension, GraphBuilder, Model, Node, Output};
 use lwv_quantize::BlockScheme;
 
 use crate::Error;
@@ -73,10 +73,18 @@ impl<'a, 'w> Emitter<'a, 'w> {
         self.keep(result)
     }
 
-    /// Appends a node whose outputs have these names.
-    pub(crate) fn node(&mut self, node: Node, outputs: &[&str]) {
-        let result = self.builder.node_named_outputs(node, outputs);
-        self.keep(result);
+    /// Appends a node whose outputs are named as said, and returns their names.
+    pub(crate) fn node(&mut self, node: Node, outputs: &[Output]) -> Vec<String> {
+        let result = self.builder.node_with_outputs(node, outputs);
+        let mut names = self.keep(result);
+        // After a fault there are none.
+        names.resize(outputs.len(), String::new());
+        names
+    }
+
+    /// Takes back the sum `value`, if it was appended last, and returns what it adds.
+    pub(crate) fn take_back_sum(&mut self, value: &str) -> Option<[String; 2]> {
+        self.builder.take_back("Add", value)?.try_into().ok()
     }
 
     /// Declares an input.
@@ -191,66 +199,93 @@ impl<'a, 'w> Emitter<'a, 'w> {
         } else {
             DataType::Float32
         };
-        let mut dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
-        if dims.len() > 2 {
-            dims = vec![dims[0], dims[1..].iter().product()];
-        }
-        let placed = match self.weights.place(name, shape, dtype)? {
-            Placed::Inline(bytes) => self.builder.initializer_inline(name, dtype, &dims, bytes)?,
-            Placed::External(location) => self.builder.initializer_external(name, dtype, &dims, location)?,
+        let placed = self.weights.place(name, &[(name, shape)], dtype)?;
+        let placed = if shape.len() > 2 {
+            self.add_initializer(name, dtype, &[shape[0], shape[1..].iter().product()], placed)?
+        } else {
+            self.add_initializer(name, dtype, shape, placed)?
         };
         self.initializers.insert(key, placed.clone());
         Ok(placed)
     }
 
-    /// Puts codes, of shape `codes`, and scales, of shape `scales`, of a weight into the graph.
+    /// Puts weights into the graph as f32, one after the other along their first dimension, under `name`.
+    fn joined_initializer(&mut self, name: &str, weights: &[&Value]) -> Result<String, Error> {
+        let weights = weights.iter().map(|weight| weight.weight("initializer"));
+        let weights: Vec<_> = weights.collect::<Result<_, _>>()?;
+        let (count, dtype) = (weights.iter().map(|(_, shape)| shape[0]).sum(), DataType::Float32);
+        let placed = self.weights.place(name, &weights, dtype)?;
+        self.add_initializer(name, dtype, &[count], placed)
+    }
+
+    /// Puts floats that are no weight into the graph, `[rows, columns]`.
+    pub(crate) fn table(&mut self, name: &str, floats: &[f32], columns: usize) -> Result<String, Error> {
+        let placed = self.weights.place_floats(floats)?;
+        self.add_initializer(
+            name,
+            DataType::Float32,
+            &[floats.len() / columns, columns],
+            placed,
+        )
+    }
+
+    fn add_initializer(
+        &mut self,
+        name: &str,
+        dtype: DataType,
+        shape: &[usize],
+        placed: Placed,
+    ) -> Result<String, Error> {
+        let dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        Ok(match placed {
+            Placed::Inline(bytes) => self.builder.initializer_inline(name, dtype, &dims, bytes)?,
+            Placed::External(location) => self.builder.initializer_external(name, dtype, &dims, location)?,
+        })
+    }
+
+    /// Puts matrices of small integers into the graph under `name`, the rows of one after those of the other: codes, of
+    /// shape `codes`, and scales, of shape `scales`.
     fn block_initializers(
         &mut self,
-        weight: &Value,
+        name: &str,
+        weights: &[(&str, &[usize])],
         scheme: BlockScheme,
         [codes, scales]: [&[usize]; 2],
     ) -> Result<[String; 2], Error> {
-        let (name, shape) = weight.weight("initializer")?;
-        let placed = self.weights.place_blocks(name, shape, scheme)?;
-        let mut add = |part: &str, dtype, shape: &[usize], placed| {
-            let name = format!("{name}.{part}");
-            let dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
-            match placed {
-                Placed::Inline(bytes) => self.builder.initializer_inline(&name, dtype, &dims, bytes),
-                Placed::External(location) => {
-                    self.builder.initializer_external(&name, dtype, &dims, location)
-                }
-            }
-        };
-        let codes = add("codes", DataType::UInt8, codes, placed.codes)?;
-        Ok([codes, add("scales", DataType::Float32, scales, placed.scales)?])
+        let placed = self.weights.place_blocks(name, weights, scheme)?;
+        let (code_name, scale_name) = (format!("{name}.codes"), format!("{name}.scales"));
+        Ok([
+            self.add_initializer(&code_name, DataType::UInt8, codes, placed.codes)?,
+            self.add_initializer(&scale_name, DataType::Float32, scales, placed.scales)?,
+        ])
     }
 
-    /// `x · weightᵀ + bias` with a weight of small integers. What the kernel reads is rounded to 8 bits block by block, which
-    /// is what makes it fast on CPUs.
+    /// `x · weightᵀ + bias` with weights of small integers; those of several layers that read the same are one, called `name`.
+    /// What the kernel reads is rounded to 8 bits block by block, which is what makes it fast on CPUs.
     pub(crate) fn block_linear(
         &mut self,
         x: &Activation,
-        weight: &Value,
+        name: &str,
+        linears: &[&Linear<Value>],
         scheme: BlockScheme,
-        bias: Option<&Value>,
-    ) -> Result<String, Error> {
-        let (_, shape) = weight.weight("linear")?;
-        let (rows, columns) = (shape[0], shape[1..].iter().product());
+    ) -> Result<Activation, Error> {
+        let weights = linears.iter().map(|linear| linear.weight.weight("linear"));
+        let weights: Vec<_> = weights.collect::<Result<_, _>>()?;
+        let rows = weights.iter().map(|(_, shape)| shape[0]).sum();
+        let columns = weights[0].1[1..].iter().product();
         let blocks = scheme.blocks(columns);
         let shapes: [&[usize]; 2] = [&[rows, blocks, scheme.block_bytes()], &[rows, blocks]];
-        let [codes, scales] = self.block_initializers(weight, scheme, shapes)?;
+        let weight_name = format!("{name}.weight");
+        let [codes, scales] = self.block_initializers(&weight_name, &weights, scheme, shapes)?;
         let x = self.as_type(x, ElementType::Float32);
-        let mut inputs = vec![x.name, codes, scales];
-        if let Some(bias) = bias {
-            // Zero points and the order of inputs are left out.
-            inputs.extend([
-                String::new(),
-                String::new(),
-                self.initializer(bias, ElementType::Float32)?,
-            ]);
-        }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let mut inputs = vec![&*x.name, &codes, &scales];
+        let biases: Option<Vec<_>> = linears.iter().map(|linear| linear.bias.as_ref()).collect();
+        let bias = match biases {
+            Some(biases) => self.joined_initializer(&format!("{name}.bias"), &biases)?,
+            None => String::new(),
+        };
+        // Zero points and the order of inputs are left out.
+        inputs.extend(["", "", &bias]);
         let attributes = [
             Attribute::int("K", columns as i64),
             Attribute::int("N", rows as i64),
@@ -258,7 +293,10 @@ impl<'a, 'w> Emitter<'a, 'w> {
             Attribute::int("bits", scheme.bits.count() as i64),
             Attribute::int("block_size", scheme.block_size as i64),
         ];
-        Ok(self.microsoft("MatMulNBits", &inputs, attributes))
+        Ok(Activation {
+            width: rows,
+            ..x.renamed(self.microsoft("MatMulNBits", &inputs, attributes))
+        })
     }
 
     /// Rows of a table of small integers.
@@ -268,10 +306,10 @@ impl<'a, 'w> Emitter<'a, 'w> {
         table: &Value,
         scheme: BlockScheme,
     ) -> Result<String, Error> {
-        let (_, shape) = table.weight("embedding")?;
+        let (name, shape) = table.weight("embedding")?;
         let blocks = scheme.blocks(shape[1]);
         let shapes: [&[usize]; 2] = [&[shape[0], blocks * scheme.block_bytes()], &[shape[0], blocks]];
-        let [codes, scales] = self.block_initializers(table, scheme, shapes)?;
+        let [codes, scales] = self.block_initializers(name, &[(name, shape)], scheme, shapes)?;
         let attributes = [
             Attribute::int("bits", scheme.bits.count() as i64),
             Attribute::int("block_size", scheme.block_size as i64),

@@ -139,6 +139,17 @@ impl<'a> Formats<'a> {
         })
     }
 
+    /// The scheme that all these matrices have, where they are small integers in one way.
+    pub(crate) fn shared_scheme(&self, names: &[&str]) -> Option<BlockScheme> {
+        let first = self.matrix(names.first()?);
+        match first {
+            WeightFormat::Blocks(scheme) if names.iter().all(|name| self.matrix(name) == first) => {
+                Some(scheme)
+            }
+            _ => None,
+        }
+    }
+
     /// Format of the embedding table, of rows of `width`: that of any matrix, so that a tied head shares it; but the operator
     /// that reads rows takes whole blocks only.
     pub(crate) fn table(&self, name: &str, width: usize) -> WeightFormat {

@@ -106,8 +106,15 @@ pub(crate) fn decoder_model(
 ) -> Result<Graph, Error> {
     let contract = contract::decoder(config, weights.formats().cache_type());
     let mut graph = start(contract::DECODER, &contract, weights);
-    let lowering = OrtLowering::for_decoder(&mut graph, cache_scales);
-    let positions = OrtLowering::limited_positions(&mut graph);
+    let lowering = OrtLowering::for_decoder(&mut graph, config, cache_scales);
+    // A single axis is looked up in a table by the lowering itself.
+    let positions = match config.position_axes() {
+        1 => contract::POSITION_IDS.to_owned(),
+        _ => {
+            graph.enter("positions");
+            OrtLowering::limited_positions(&mut graph)
+        }
+    };
     let embeds = Value::batched(
         contract::INPUTS_EMBEDS.into(),
         ElementType::Float32,

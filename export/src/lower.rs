@@ -18,6 +18,10 @@ pub(crate) trait Lowering {
     fn as_batched(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn rms_norm(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation, weight: &str, eps: f32)
     -> Activation;
+    /// Rows of the tables of cosines and sines, one a position, where tables are part of the graph.
+    fn rotary_table_rows(&self) -> Option<usize>;
+    /// Whether attention takes queries, keys and values side by side and rotates them by tables itself.
+    fn rotates_in_attention(&self) -> bool;
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn gelu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn rotate(
@@ -35,6 +39,16 @@ pub(crate) trait Lowering {
         qkv: &[Activation; 3],
         heads: usize,
         key_value_heads: usize,
+    ) -> Activation;
+    /// [`lwv_model::SelfAttention`] after its projections: `qkv` is `[batch, sequence, (heads + 2 · key_value_heads) · head_dim]`,
+    /// `counts` are the two numbers of heads.
+    fn packed_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        layer: usize,
+        qkv: &Activation,
+        counts: [usize; 2],
+        tables: [&str; 2],
     ) -> Activation;
     fn segment_attention(
         &mut self,

@@ -1,4 +1,4 @@
-use lwv_model::{ElementType, Ops, Rotary, Segments};
+use lwv_model::{ElementType, Linear, Ops, Rotary, Segments, SelfAttention};
 use lwv_onnx::{Attribute, DataType};
 
 use crate::Error;
@@ -34,9 +34,11 @@ impl<'a, 'w, L: Lowering> OnnxOps<'a, 'w, L> {
         b: &Value,
         element: ElementType,
     ) -> Result<Value, Error> {
-        let a = self.graph.as_type(a.activation(op_type)?, element);
-        let b = self.graph.as_type(b.activation(op_type)?, element);
-        let (a, b) = (self.graph.as_flat(&a), self.graph.as_flat(&b));
+        let mut a = self.graph.as_type(a.activation(op_type)?, element);
+        let mut b = self.graph.as_type(b.activation(op_type)?, element);
+        if a.layout != b.layout {
+            (a, b) = (self.graph.as_flat(&a), self.graph.as_flat(&b));
+        }
         let name = self.graph.op(op_type, &[&a.name, &b.name], []);
         Ok(Value::Activation(a.renamed(name)))
     }
@@ -55,11 +57,7 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
 
     fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, Error> {
         // Nodes are named after the module whose weights they use.
-        self.graph.enter(
-            name.strip_suffix(".weight")
-                .or_else(|| name.strip_suffix(".bias"))
-                .unwrap_or(name),
-        );
+        self.graph.enter(module(name));
         Ok(Value::Weight {
             name: name.to_owned(),
             shape: shape.to_vec(),
@@ -89,14 +87,20 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
 
     fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value, Error> {
         let (name, shape) = weight.weight("linear")?;
-        let x = self.graph.as_flat(x.activation("linear")?);
+        let x = x.activation("linear")?;
+        self.graph.enter(module(name));
         let element = match self.graph.weights.formats().matrix(name) {
             WeightFormat::Float(element) => element,
             WeightFormat::Blocks(scheme) => {
-                let name = self.graph.block_linear(&x, weight, scheme, bias)?;
-                return Ok(Value::flat(name, ElementType::Float32, shape[0]));
+                let linear = Linear {
+                    weight: weight.clone(),
+                    bias: bias.cloned(),
+                };
+                let made = self.graph.block_linear(x, module(name), &[&linear], scheme)?;
+                return Ok(Value::Activation(made));
             }
         };
+        let x = self.graph.as_flat(x);
         let x = self.graph.as_type(&x, element);
         let mut inputs = vec![x.name, self.graph.initializer(weight, element)?];
         if let Some(bias) = bias {
@@ -108,8 +112,9 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
     }
 
     fn rms_norm(&mut self, x: &Value, weight: &Value, eps: f64) -> Result<Value, Error> {
-        let x = self.graph.as_flat(x.activation("rms_norm")?);
-        let x = self.graph.as_type(&x, ElementType::Float32);
+        let x = self
+            .graph
+            .as_type(x.activation("rms_norm")?, ElementType::Float32);
         let weight = self.graph.initializer(weight, ElementType::Float32)?;
         Ok(Value::Activation(self.lowering.rms_norm(
             &mut self.graph,
@@ -174,13 +179,31 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
 
     fn rotary(&mut self, positions: &Value, axes: &[usize], inverse: &[f32]) -> Result<Rotary<Value>, Error> {
         self.graph.enter("rotary");
+        let half = axes.len();
+        let value = |name| Value::flat(name, ElementType::Float32, half);
+        if let Some(rows) = self
+            .lowering
+            .rotary_table_rows()
+            .filter(|_| axes.iter().all(|&axis| axis == 0))
+        {
+            let angles = (0..rows).flat_map(|row| inverse.iter().map(move |inverse| row as f32 * inverse));
+            let angles: Vec<f32> = angles.collect();
+            let [cos, sin]: [fn(f32) -> f32; 2] = [f32::cos, f32::sin];
+            let mut table = |name, of: fn(f32) -> f32| {
+                let values: Vec<f32> = angles.iter().copied().map(of).collect();
+                self.graph.table(name, &values, half).map(value)
+            };
+            return Ok(Rotary {
+                cos: table("rotary.cos", cos)?,
+                sin: table("rotary.sin", sin)?,
+            });
+        }
         let axis_count = axes.iter().max().map_or(1, |last| last + 1) as i64;
         let shape = self.graph.vector(&[axis_count, -1]);
         let rows = self
             .graph
             .op("Reshape", &[&positions.activation("rotary")?.name, &shape], []);
         let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
-        let half = axes.len();
         let axes = self.graph.vector(&axes);
         let turning = self.graph.op("Gather", &[&rows, &axes], []);
         let turning = self
@@ -190,7 +213,6 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
         let inverse = self.graph.floats(inverse, &[half as i64]);
         let angles = self.graph.op("Mul", &[&turning, &inverse], []);
         let [cos, sin] = ["Cos", "Sin"].map(|op_type| self.graph.op(op_type, &[&angles], []));
-        let value = |name| Value::flat(name, ElementType::Float32, half);
         Ok(Rotary {
             cos: value(cos),
             sin: value(sin),
@@ -225,6 +247,43 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
         Ok(Value::Activation(attended))
     }
 
+    /// Where target and formats allow it, one product makes queries, keys and values, and attention rotates them itself.
+    fn self_attention(
+        &mut self,
+        x: &Value,
+        attention: &SelfAttention<Value>,
+        rotary: &Rotary<Value>,
+    ) -> Result<Value, Error> {
+        let linears = [&attention.query, &attention.key, &attention.value];
+        let mut names = Vec::new();
+        for linear in linears {
+            names.push(linear.weight.weight("self_attention")?.0);
+        }
+        let joined = self
+            .graph
+            .weights
+            .formats()
+            .shared_scheme(&names)
+            .filter(|_| self.lowering.rotates_in_attention());
+        let Some(scheme) = joined else {
+            return attention.apply(self, x, rotary);
+        };
+        let name = module(names[0]).replace("q_proj", "qkv_proj");
+        self.graph.enter(&name);
+        let qkv = self
+            .graph
+            .block_linear(x.activation("self_attention")?, &name, &linears, scheme)?;
+        let angles = [&rotary.cos, &rotary.sin].map(|table| table.activation("self_attention"));
+        let [cos, sin] = angles;
+        Ok(Value::Activation(self.lowering.packed_attention(
+            &mut self.graph,
+            attention.layer,
+            &qkv,
+            [attention.heads, attention.key_value_heads],
+            [&cos?.name, &sin?.name],
+        )))
+    }
+
     fn segment_attention(
         &mut self,
         q: &Value,
@@ -247,4 +306,12 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
             &segments,
         )))
     }
+}
+
+/// The name of the layer that a weight belongs to.
+fn module(weight: &str) -> &str {
+    let name = weight
+        .strip_suffix(".weight")
+        .or_else(|| weight.strip_suffix(".bias"));
+    name.unwrap_or(weight)
 }

@@ -90,23 +90,40 @@ impl<'a> WeightStore<'a> {
         Ok(self.files)
     }
 
-    /// Places the weight with the canonical `name` and `shape` as `dtype`, f32 or f16.
+    /// Places weights as `dtype`, f32 or f16, one after the other under `name`. Each has a canonical name and a shape.
     ///
     /// # Errors
-    /// The weight is missing or has another shape, or a file cannot be read or written.
-    pub(crate) fn place(&mut self, name: &str, shape: &[usize], dtype: DataType) -> Result<Placed, Error> {
+    /// A weight is missing or has another shape, or a file cannot be read or written.
+    pub(crate) fn place(
+        &mut self,
+        name: &str,
+        weights: &[(&str, &[usize])],
+        dtype: DataType,
+    ) -> Result<Placed, Error> {
         let key = (name.to_owned(), dtype);
         if let Some(location) = self.placed.get(&key) {
             return Ok(Placed::External(location.clone()));
         }
-        let info = self.checkpoint.find(name, shape)?;
-        let elements: usize = shape.iter().product();
-        let bytes = elements * if dtype == DataType::Float16 { 2 } else { 4 };
-        let placed = self.place_bytes(bytes, |store, take| store.convert(name, &info, dtype, take))?;
+        let elements = weights.iter().map(|(_, shape)| shape.iter().product::<usize>());
+        let bytes = elements.sum::<usize>() * if dtype == DataType::Float16 { 2 } else { 4 };
+        let placed = self.place_bytes(bytes, |store, take| {
+            weights.iter().try_for_each(|(name, shape)| {
+                store.convert(name, &store.checkpoint.find(name, shape)?, dtype, take)
+            })
+        })?;
         if let Placed::External(location) = &placed {
             self.placed.insert(key, location.clone());
         }
         Ok(placed)
+    }
+
+    /// Places floats that are no weight.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn place_floats(&mut self, floats: &[f32]) -> Result<Placed, Error> {
+        let bytes: Vec<u8> = floats.iter().flat_map(|float| float.to_le_bytes()).collect();
+        self.place_bytes(bytes.len(), |_, take| take(&bytes))
     }
 
     /// Places `bytes` bytes that `fill` hands over piece by piece.

@@ -1,7 +1,7 @@
 //! The decoder of Llama, Qwen2 and Qwen2.5-VL (transformers `modeling_llama.py`, `modeling_qwen2.py`,
 //! `modeling_qwen2_5_vl.py`): they differ in biases, rotary sections and the head, all of which the config says.
 
-use crate::{Ops, Rotary, TextConfig};
+use crate::{Linear, Ops, Rotary, SelfAttention, TextConfig};
 
 /// What the decoder reads.
 #[derive(Debug, Clone)]
@@ -112,42 +112,21 @@ fn self_attention<O: Ops>(
     x: &O::Tensor,
     rotary: &Rotary<O::Tensor>,
 ) -> Result<O::Tensor, O::Error> {
-    let (heads, kv_heads) = (c.num_attention_heads, c.num_key_value_heads);
-    let q = projection(
-        o,
-        &format!("{prefix}.q_proj"),
-        x,
-        c.hidden_size,
-        c.query_size(),
-        c.qkv_bias,
-    )?;
-    let k = projection(
-        o,
-        &format!("{prefix}.k_proj"),
-        x,
-        c.hidden_size,
-        c.key_value_size(),
-        c.qkv_bias,
-    )?;
-    let v = projection(
-        o,
-        &format!("{prefix}.v_proj"),
-        x,
-        c.hidden_size,
-        c.key_value_size(),
-        c.qkv_bias,
-    )?;
-    let q = o.rotate(&q, heads, rotary)?;
-    let k = o.rotate(&k, kv_heads, rotary)?;
-    let attended = o.causal_attention(layer, &q, &k, &v, heads, kv_heads)?;
-    projection(
-        o,
-        &format!("{prefix}.o_proj"),
-        &attended,
-        c.query_size(),
-        c.hidden_size,
-        c.output_bias,
-    )
+    let mut part = |part: &str, to| {
+        let name = format!("{prefix}.{part}_proj");
+        linear(o, &name, c.hidden_size, to, c.qkv_bias)
+    };
+    let attention = SelfAttention {
+        layer,
+        query: part("q", c.query_size())?,
+        key: part("k", c.key_value_size())?,
+        value: part("v", c.key_value_size())?,
+        heads: c.num_attention_heads,
+        key_value_heads: c.num_key_value_heads,
+    };
+    let attended = o.self_attention(x, &attention, rotary)?;
+    let name = format!("{prefix}.o_proj");
+    projection(o, &name, &attended, c.query_size(), c.hidden_size, c.output_bias)
 }
 
 /// `down(silu(gate(x)) · up(x))`, the feed-forward layer of the decoder and of the vision tower.
@@ -166,7 +145,7 @@ pub(crate) fn gated_mlp<O: Ops>(
     projection(o, &format!("{prefix}.down_proj"), &product, inner, width, bias)
 }
 
-/// A linear layer by the name that its weight and bias share.
+/// What a linear layer makes of `x`, by the name that its weight and bias share.
 pub(crate) fn projection<O: Ops>(
     o: &mut O,
     name: &str,
@@ -175,13 +154,22 @@ pub(crate) fn projection<O: Ops>(
     to: usize,
     bias: bool,
 ) -> Result<O::Tensor, O::Error> {
+    let linear = linear(o, name, from, to, bias)?;
+    o.linear(x, &linear.weight, linear.bias.as_ref())
+}
+
+fn linear<O: Ops>(
+    o: &mut O,
+    name: &str,
+    from: usize,
+    to: usize,
+    bias: bool,
+) -> Result<Linear<O::Tensor>, O::Error> {
     let weight = o.weight(&format!("{name}.weight"), &[to, from])?;
-    let bias = if bias {
-        Some(o.weight(&format!("{name}.bias"), &[to])?)
-    } else {
-        None
-    };
-    o.linear(x, &weight, bias.as_ref())
+    let bias = bias
+        .then(|| o.weight(&format!("{name}.bias"), &[to]))
+        .transpose()?;
+    Ok(Linear { weight, bias })
 }
 
 fn embedding_table<O: Ops>(o: &mut O, c: &TextConfig) -> Result<O::Tensor, O::Error> {

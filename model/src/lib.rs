@@ -12,6 +12,7 @@
 
 #[cfg(feature = "checkpoint")]
 mod adapter;
+mod attention;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
 mod config;
@@ -27,6 +28,7 @@ mod vision;
 
 #[cfg(feature = "checkpoint")]
 pub use adapter::{Adapter, LowRank};
+pub use attention::{Linear, SelfAttention};
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo, TensorPlace};
 pub use config::{Family, ModelConfig};

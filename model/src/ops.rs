@@ -1,3 +1,5 @@
+use crate::SelfAttention;
+
 /// Cosines and sines of a set of tokens, made once and used by every layer.
 #[derive(Debug, Clone)]
 pub struct Rotary<T> {
@@ -111,6 +113,17 @@ pub trait Ops {
         heads: usize,
         key_value_heads: usize,
     ) -> Result<Self::Tensor, Self::Error>;
+
+    /// A layer's projections to queries, keys and values, their rotation and causal attention: `[batch, sequence, hidden]` to
+    /// `[batch, sequence, heads · head_dim]`. One by one, unless an interpreter has something that does them together.
+    fn self_attention(
+        &mut self,
+        x: &Self::Tensor,
+        attention: &SelfAttention<Self::Tensor>,
+        rotary: &Rotary<Self::Tensor>,
+    ) -> Result<Self::Tensor, Self::Error> {
+        attention.apply(self, x, rotary)
+    }
 
     /// Attention of rows within their segment, scaled by `1 / sqrt(head_dim)`; `q`, `k`, `v` are
     /// `[rows, heads · head_dim]`.

@@ -224,6 +224,20 @@ impl GraphBuilder {
         Ok(self.node_with_outputs(node, &[Output::Fresh])?.concat())
     }
 
+    /// Takes back the node that was appended last, if it is of this standard operator and all that it makes is `value`, and
+    /// returns what it reads: for a caller who sees only afterwards that this node and the next are one operator.
+    ///
+    /// The name of the value is free again.
+    pub fn take_back(&mut self, op_type: &str, value: &str) -> Option<Vec<String>> {
+        let is_it = |node: &mut NodeProto| {
+            node.op_type == op_type && node.domain.is_empty() && node.output == [value]
+        };
+        let node = self.graph.node.pop_if(is_it)?;
+        self.nodes.release(&node.name);
+        self.values.release(value);
+        Some(node.input)
+    }
+
     /// Makes the graph a model.
     ///
     /// # Errors

@@ -16,6 +16,11 @@ impl Names {
         self.taken.insert(name.to_owned())
     }
 
+    /// Gives a name back.
+    pub(crate) fn release(&mut self, name: &str) {
+        self.taken.remove(name);
+    }
+
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.taken.contains(name)
     }

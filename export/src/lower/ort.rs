@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use lwv_model::{Segments, contract};
-use lwv_onnx::{Attribute, Node};
+use lwv_model::{ModelConfig, Segments, contract};
+use lwv_onnx::{Attribute, Node, Output};
 
 use super::Lowering;
 use crate::emitter::Emitter;
@@ -16,8 +16,10 @@ use crate::value::{Activation, Layout};
 pub(crate) struct OrtLowering {
     /// i64 `[2]`: batch and sequence, the leading dimensions that fused attention wants apart.
     leading: String,
-    /// i64 `[batch, sequence]`: each token's row in the table of cosines, which is made anew in every call.
-    rotary_rows: String,
+    /// Where a token's cosines and sines stand.
+    rotary_table: RotaryTable,
+    /// i64 `[batch, sequence]`: each token's row in that table, made when an operator first asks for it.
+    rotary_rows: Option<String>,
     /// i32 `[batch]` index of each sequence's last token, and i32 scalar count of cached and new tokens.
     lengths: Option<(String, String)>,
     /// Width → shape `[batch, sequence, width]`.
@@ -26,12 +28,22 @@ pub(crate) struct OrtLowering {
     cache_scales: Vec<[String; 2]>,
 }
 
+/// Where cosines and sines of tokens stand.
+#[derive(Debug, Clone, Copy)]
+enum RotaryTable {
+    /// In a table of the tokens of one call, in their order.
+    OfTokens,
+    /// In a table of so many positions, which is part of the graph. `in_attention`: whether attention can read it.
+    OfPositions { rows: usize, in_attention: bool },
+}
+
 impl OrtLowering {
     /// For a graph that embeds tokens and no more.
     pub(crate) fn without_layers() -> Self {
         Self {
             leading: String::new(),
-            rotary_rows: String::new(),
+            rotary_table: RotaryTable::OfTokens,
+            rotary_rows: None,
             lengths: None,
             shapes: HashMap::new(),
             cache_scales: Vec::new(),
@@ -44,11 +56,15 @@ impl OrtLowering {
         let count = dimension(graph, rows, 0);
         let one = graph.vector(&[1]);
         let leading = graph.op("Concat", &[&one, &count], [Attribute::int("axis", 0)]);
-        Self::with_leading(graph, leading, None)
+        Self::with_leading(leading, None)
     }
 
     /// For the decoder: batch and sequence of `inputs_embeds`, and the lengths that `attention_mask` tells.
-    pub(crate) fn for_decoder(graph: &mut Emitter<'_, '_>, cache_scales: Option<&[[Vec<f32>; 2]]>) -> Self {
+    pub(crate) fn for_decoder(
+        graph: &mut Emitter<'_, '_>,
+        config: &ModelConfig,
+        cache_scales: Option<&[[Vec<f32>; 2]]>,
+    ) -> Self {
         graph.enter("cache");
         let scales = cache_scales.unwrap_or_default().iter();
         let scales = scales.map(|scales| {
@@ -72,30 +88,44 @@ impl OrtLowering {
         let total = dimension(graph, contract::ATTENTION_MASK, 1);
         let total = graph.cast(&total, lwv_onnx::DataType::Int32);
         let total = graph.op("Squeeze", &[&total], []);
+        let mut lowering = Self::with_leading(leading, Some((last, total)));
+        lowering.cache_scales = cache_scales;
+        if config.position_axes() == 1 {
+            lowering.rotary_table = RotaryTable::OfPositions {
+                rows: config.text.max_position_embeddings,
+                // What the operator demands.
+                in_attention: config.text.head_dim.is_multiple_of(16),
+            };
+        }
+        lowering
+    }
+
+    fn with_leading(leading: String, lengths: Option<(String, String)>) -> Self {
         Self {
-            cache_scales,
-            ..Self::with_leading(graph, leading, Some((last, total)))
+            leading,
+            lengths,
+            ..Self::without_layers()
         }
     }
 
-    fn with_leading(graph: &mut Emitter<'_, '_>, leading: String, lengths: Option<(String, String)>) -> Self {
-        let count = graph.op("ReduceProd", &[&leading], [Attribute::int("keepdims", 0)]);
-        let (zero, one) = (graph.scalar(0), graph.scalar(1));
-        let rows = graph.op("Range", &[&zero, &count, &one], []);
-        let rotary_rows = graph.op("Reshape", &[&rows, &leading], []);
-        Self {
-            leading,
-            rotary_rows,
-            lengths,
-            shapes: HashMap::new(),
-            cache_scales: Vec::new(),
+    fn rotary_rows(&mut self, graph: &mut Emitter<'_, '_>) -> String {
+        if self.rotary_rows.is_none() {
+            self.rotary_rows = Some(match self.rotary_table {
+                RotaryTable::OfPositions { .. } => Self::limited_positions(graph),
+                RotaryTable::OfTokens => {
+                    let count = graph.op("ReduceProd", &[&self.leading], [Attribute::int("keepdims", 0)]);
+                    let (zero, one) = (graph.scalar(0), graph.scalar(1));
+                    let rows = graph.op("Range", &[&zero, &count, &one], []);
+                    graph.op("Reshape", &[&rows, &self.leading], [])
+                }
+            });
         }
+        self.rotary_rows.clone().unwrap_or_default()
     }
 
     /// Positions that no caller can set too far: onnxruntime's JavaScript client counts text-only positions from three
     /// times the prompt's length. The position of text and still images never exceeds the token's index.
     pub(crate) fn limited_positions(graph: &mut Emitter<'_, '_>) -> String {
-        graph.enter("positions");
         let axis = graph.scalar(1);
         let counted = graph.op("CumSum", &[contract::ATTENTION_MASK, &axis], []);
         let index = graph.op("Sub", &[&counted, &axis], []);
@@ -124,7 +154,7 @@ impl Lowering for OrtLowering {
         }
     }
 
-    /// Written out, since the standard operator needs opset 23, newer than many installed libraries; ONNX Runtime
+    /// With the sum before it one operator. Without one written out, since the standard operator needs opset 23, newer than many installed libraries; ONNX Runtime
     /// fuses these six nodes when it loads the graph.
     fn rms_norm(
         &mut self,
@@ -133,6 +163,21 @@ impl Lowering for OrtLowering {
         weight: &str,
         eps: f32,
     ) -> Activation {
+        if let Some([a, b]) = graph.take_back_sum(&x.name) {
+            let node = Node::in_domain(
+                "com.microsoft",
+                "SkipSimplifiedLayerNormalization",
+                &[&a, &b, weight],
+            )
+            .with([Attribute::float("epsilon", eps)]);
+            let outputs = [
+                Output::Fresh,
+                Output::Absent,
+                Output::Absent,
+                Output::Named(x.name.clone()),
+            ];
+            return x.renamed(graph.node(node, &outputs).swap_remove(0));
+        }
         let two = graph.floats(&[2.0], &[]);
         let square = graph.op("Pow", &[&x.name, &two], []);
         let axis = graph.vector(&[-1]);
@@ -152,6 +197,23 @@ impl Lowering for OrtLowering {
         x.renamed(graph.microsoft("Gelu", &[&x.name], []))
     }
 
+    fn rotary_table_rows(&self) -> Option<usize> {
+        match self.rotary_table {
+            RotaryTable::OfPositions { rows, .. } => Some(rows),
+            RotaryTable::OfTokens => None,
+        }
+    }
+
+    fn rotates_in_attention(&self) -> bool {
+        matches!(
+            self.rotary_table,
+            RotaryTable::OfPositions {
+                in_attention: true,
+                ..
+            }
+        )
+    }
+
     /// The number of heads follows from the width of the table; the operator does not want to be told.
     fn rotate(
         &mut self,
@@ -162,7 +224,8 @@ impl Lowering for OrtLowering {
         sin: &str,
     ) -> Activation {
         let x = self.as_batched(graph, x);
-        x.renamed(graph.microsoft("RotaryEmbedding", &[&x.name, &self.rotary_rows, cos, sin], []))
+        let rows = self.rotary_rows(graph);
+        x.renamed(graph.microsoft("RotaryEmbedding", &[&x.name, &rows, cos, sin], []))
     }
 
     fn causal_attention(
@@ -174,30 +237,24 @@ impl Lowering for OrtLowering {
         key_value_heads: usize,
     ) -> Activation {
         let [q, k, v] = qkv.each_ref().map(|x| self.as_batched(graph, x));
-        let past = [contract::past_key(layer), contract::past_value(layer)];
-        let present = [contract::present_key(layer), contract::present_value(layer)];
-        let (last, total) = self
-            .lengths
-            .as_ref()
-            .map_or(("", ""), |(last, total)| (last, total));
-        let mut inputs = vec![&*q.name, &k.name, &v.name, &past[0], &past[1], last, total];
-        let mut attributes = vec![
-            Attribute::int("num_heads", heads as i64),
-            Attribute::int("kv_num_heads", key_value_heads as i64),
-        ];
-        if let Some([keys, values]) = self.cache_scales.get(layer) {
-            // Rotation, positions, bias and sinks are left out.
-            inputs.extend(["", "", "", "", "", keys, values]);
-            attributes.extend([
-                Attribute::string("k_quant_type", "PER_CHANNEL"),
-                Attribute::string("v_quant_type", "PER_CHANNEL"),
-                Attribute::int("kv_cache_bit_width", 8),
-            ]);
+        let inputs = [&*q.name, &k.name, &v.name];
+        q.renamed(self.group_query_attention(graph, layer, inputs, [heads, key_value_heads], None))
+    }
+
+    fn packed_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        layer: usize,
+        qkv: &Activation,
+        counts: [usize; 2],
+        tables: [&str; 2],
+    ) -> Activation {
+        let qkv = self.as_batched(graph, qkv);
+        let [heads, key_value_heads] = counts;
+        Activation {
+            width: qkv.width * heads / (heads + 2 * key_value_heads),
+            ..qkv.renamed(self.group_query_attention(graph, layer, [&qkv.name, "", ""], counts, Some(tables)))
         }
-        let node = Node::in_domain("com.microsoft", "GroupQueryAttention", &inputs).with(attributes);
-        let attended = format!("attended.{layer}");
-        graph.node(node, &[&attended, &present[0], &present[1]]);
-        graph.as_flat(&q.renamed(attended))
     }
 
     fn segment_attention(
@@ -223,6 +280,46 @@ impl Lowering for OrtLowering {
         };
         let padded = graph.as_flat(&padded);
         padded.renamed(graph.op("Gather", &[&padded.name, &segments.scatter], []))
+    }
+}
+
+impl OrtLowering {
+    /// Attention over cache and new tokens; with `tables` of cosines and sines it rotates queries and keys before.
+    fn group_query_attention(
+        &self,
+        graph: &mut Emitter<'_, '_>,
+        layer: usize,
+        [q, k, v]: [&str; 3],
+        [heads, key_value_heads]: [usize; 2],
+        tables: Option<[&str; 2]>,
+    ) -> String {
+        let past = [contract::past_key(layer), contract::past_value(layer)];
+        let present = [contract::present_key(layer), contract::present_value(layer)];
+        let (last, total) = self
+            .lengths
+            .as_ref()
+            .map_or(("", ""), |(last, total)| (last, total));
+        let [cos, sin] = tables.unwrap_or_default();
+        let mut inputs = vec![q, k, v, &past[0], &past[1], last, total, cos, sin];
+        let mut attributes = vec![
+            Attribute::int("num_heads", heads as i64),
+            Attribute::int("kv_num_heads", key_value_heads as i64),
+            Attribute::int("do_rotary", i64::from(tables.is_some())),
+        ];
+        if let Some([keys, values]) = self.cache_scales.get(layer) {
+            // Positions, bias and sinks are left out.
+            inputs.extend(["", "", "", keys, values]);
+            attributes.extend([
+                Attribute::string("k_quant_type", "PER_CHANNEL"),
+                Attribute::string("v_quant_type", "PER_CHANNEL"),
+                Attribute::int("kv_cache_bit_width", 8),
+            ]);
+        }
+        let node = Node::in_domain("com.microsoft", "GroupQueryAttention", &inputs).with(attributes);
+        let [key, value] = present.map(Output::Named);
+        graph
+            .node(node, &[Output::Named(format!("attended.{layer}")), key, value])
+            .swap_remove(0)
     }
 }
 

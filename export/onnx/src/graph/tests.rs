@@ -270,3 +270,20 @@ fn later_settings_replace_earlier_ones() {
     );
     assert_eq!((model.metadata("k"), model.metadata("other")), (Some("b"), None));
 }
+
+#[test]
+fn only_the_last_node_is_taken_back() {
+    let mut graph = builder();
+    let first = relu(&mut graph, "x");
+    let second = relu(&mut graph, &first);
+    assert_eq!(graph.take_back("Relu", &first), None);
+    assert_eq!(graph.take_back("Add", &second), None);
+    assert_eq!(graph.take_back("Relu", &second), Some(vec![first.clone()]));
+    let outputs = [Output::Fresh, Output::Named(second.clone())];
+    let both = graph
+        .node_with_outputs(Node::in_domain("other", "Both", &[&first]), &outputs)
+        .unwrap();
+    assert_eq!(both[1], second);
+    graph.opset("other", 1);
+    assert_eq!(nodes(&graph.finish().unwrap()).len(), 2);
+}
