@@ -5,10 +5,10 @@
     reason = "a panic is how a test fails"
 )]
 
-use lwv_model::{Logits, Precision};
+use lwv_model::{Logits, Precision, Target};
 use lwv_processor::{Processor, Prompt};
 use lwv_runtime::{DEFAULT_PREFILL_CHUNK, Engine, GenerationSettings, SamplerSettings};
-use lwv_tests::{Case, Difference, ExpectedPrompt, OrtText, bundle, cosine, engine, highest};
+use lwv_tests::{Case, Difference, ExpectedPrompt, OrtText, bundle, bundle_for, cosine, engine, highest};
 use lwv_train::{Network, Tensor};
 
 /// Most that a value of these may differ from transformers', computed in f32 by both.
@@ -27,21 +27,25 @@ const ODD_CHUNK: usize = 7;
 
 const GREEDY_STEPS: usize = 64;
 
+const TARGETS: [Target; 2] = [Target::Ort, Target::TensorRt];
+
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Runs `check` on every prompt of every case with the case's bundle.
+/// Runs `check` on every prompt of every case with the case's bundles, one for each target.
 fn on_bundles(
     precision: Precision,
     chunk: usize,
     mut check: impl FnMut(&Case, &str, &ExpectedPrompt, &Engine),
 ) {
     for case in Case::all() {
-        let engine = engine(&bundle(&case.dir, precision), chunk);
-        for (name, expected) in &case.prompts {
-            assert_eq!(expected.greedy_ids.len(), GREEDY_STEPS, "{} {name}", case.name);
-            check(&case, name, expected, &engine);
+        for target in TARGETS {
+            let engine = engine(&bundle_for(target, &case.dir, precision), chunk);
+            for (name, expected) in &case.prompts {
+                assert_eq!(expected.greedy_ids.len(), GREEDY_STEPS, "{} {name}", case.name);
+                check(&case, name, expected, &engine);
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ mod onnx;
 #[path = "support/random.rs"]
 mod random;
 
-pub use bundle::{Quiet, bundle, bundle_with_adapter, export_into, recipe};
+pub use bundle::{Quiet, bundle, bundle_for, bundle_with_adapter, export_into, recipe};
 pub use command::{Run, lwv_export, lwv_quantize, lwv_write};
 pub use difference::{Difference, cosine, highest};
 pub use engine::{OrtText, engine, graph, library, session};

@@ -206,14 +206,14 @@ fn write_bundle(
     let mut weights = WeightStore::new(
         &source.checkpoint,
         source.adapter.as_ref(),
-        Formats::new(recipe.precision, &recipe.quantization, &recipe.islands),
+        Formats::of(recipe),
         calibrated.map(|calibrated| &calibrated.weights),
         &folder.join("onnx"),
         &read,
     );
     let mut files = BTreeMap::new();
     let mut data_files = Vec::new();
-    for name in graph_names(&source.config) {
+    for name in graph_names(&source.config, recipe.target) {
         progress.graph(name);
         let external = stands_beside(name, source)?;
         weights.open_file(external.then(|| format!("{name}.onnx_data")).as_deref())?;
@@ -249,6 +249,7 @@ fn write_bundle(
         folder,
         &source.config,
         source.images.as_ref(),
+        recipe.target,
         &data_files,
     )?);
     let mut manifest = Manifest {
@@ -274,13 +275,14 @@ fn write_bundle(
 }
 
 /// The graphs of a bundle, in the order in which they are written: the embedding table first, since the others share
-/// its data file.
-fn graph_names(config: &ModelConfig) -> Vec<&'static str> {
-    let mut names = vec![contract::EMBED_TOKENS, contract::DECODER];
-    if config.vision.is_some() {
-        names.splice(1..1, [contract::EMBEDDING, contract::VISION_ENCODER]);
-    }
-    names
+/// its data file. What other runtimes want beside them comes with target `ort` only.
+fn graph_names(config: &ModelConfig, target: Target) -> Vec<&'static str> {
+    let vision: &[_] = match (&config.vision, target) {
+        (None, _) => &[],
+        (Some(_), Target::TensorRt) => &[contract::VISION_ENCODER],
+        (Some(_), _) => &[contract::EMBEDDING, contract::VISION_ENCODER],
+    };
+    [&[contract::EMBED_TOKENS], vision, &[contract::DECODER]].concat()
 }
 
 /// Whether a graph's weights go into a file beside it: when they are large, or shared with another graph.
@@ -386,7 +388,7 @@ fn quantization_entry(
 
 /// Bits that all matrices take, and their weights; a table that is the head too counts once.
 fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize) {
-    let formats = Formats::new(recipe.precision, &recipe.quantization, &recipe.islands);
+    let formats = Formats::of(recipe);
     let (mut bytes, mut weights) = (0, 0);
     for (name, shape) in expected_weights(config)
         .into_iter()

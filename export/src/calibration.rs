@@ -48,7 +48,7 @@ pub(crate) fn calibrate(
     let mut calibration = Calibration {
         states: embed(&mut network, samples)?,
         rotary: rotary(&mut network, &config, samples)?,
-        formats: Formats::new(recipe.precision, &recipe.quantization, &recipe.islands),
+        formats: Formats::of(recipe),
         rounding: recipe.quantization.rounding,
         config: &config,
         folder,

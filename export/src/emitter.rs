@@ -26,6 +26,7 @@ enum Conversion {
     ToFloat32,
     ToFloat16,
     Flat,
+    Unsqueezed,
 }
 
 impl<'a, 'w> Emitter<'a, 'w> {
@@ -169,6 +170,20 @@ impl<'a, 'w> Emitter<'a, 'w> {
             layout: Layout::Flat,
             ..x.renamed(name)
         }
+    }
+
+    /// The value with a dimension of 1 after its first.
+    pub(crate) fn unsqueezed(&mut self, name: &str) -> String {
+        self.convert_once(name, Conversion::Unsqueezed, |graph, name| {
+            let axis = graph.vector(&[1]);
+            graph.op("Unsqueeze", &[name, &axis], [])
+        })
+    }
+
+    /// One dimension of a value, i64 `[1]`.
+    pub(crate) fn dimension(&mut self, value: &str, axis: i64) -> String {
+        let bounds = [Attribute::int("start", axis), Attribute::int("end", axis + 1)];
+        self.op("Shape", &[value], bounds)
     }
 
     fn convert_once(

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use lwv_model::{ElementType, Precision};
+use lwv_model::{ElementType, Precision, Target};
 use lwv_quantize::{Bits, BlockScheme};
 use serde::Serialize;
+
+use crate::Recipe;
 
 /// How integer weights are made of floats. What is not said here follows from the precision.
 #[derive(Debug, Clone, Serialize)]
@@ -87,6 +89,7 @@ pub(crate) enum WeightFormat {
 
 /// The format of every weight.
 pub(crate) struct Formats<'a> {
+    target: Target,
     precision: Precision,
     quantization: &'a Quantization,
     /// Matrices in 32 bits where the others have 16.
@@ -94,16 +97,19 @@ pub(crate) struct Formats<'a> {
 }
 
 impl<'a> Formats<'a> {
-    pub(crate) fn new(
-        precision: Precision,
-        quantization: &'a Quantization,
-        islands: &'a BTreeMap<String, String>,
-    ) -> Self {
+    /// Those of a recipe.
+    pub(crate) fn of(recipe: &'a Recipe) -> Self {
         Self {
-            precision,
-            quantization,
-            islands,
+            target: recipe.target,
+            precision: recipe.precision,
+            quantization: &recipe.quantization,
+            islands: &recipe.islands,
         }
+    }
+
+    /// What the graphs are lowered for.
+    pub(crate) fn target(&self) -> Target {
+        self.target
     }
 
     /// Type of cached keys and values.
@@ -166,6 +172,19 @@ impl<'a> Formats<'a> {
 mod tests {
     use super::*;
 
+    fn formats<'a>(
+        precision: Precision,
+        quantization: &'a Quantization,
+        islands: &'a BTreeMap<String, String>,
+    ) -> Formats<'a> {
+        Formats {
+            target: Target::Ort,
+            precision,
+            quantization,
+            islands,
+        }
+    }
+
     fn bits(format: WeightFormat) -> Option<Bits> {
         match format {
             WeightFormat::Blocks(scheme) => Some(scheme.bits),
@@ -177,7 +196,7 @@ mod tests {
     fn the_vision_tower_keeps_eight_bits_unless_told() {
         let mut quantization = Quantization::default();
         let format = |quantization: &Quantization, name| {
-            bits(Formats::new(Precision::Int4, quantization, &BTreeMap::new()).matrix(name))
+            bits(formats(Precision::Int4, quantization, &BTreeMap::new()).matrix(name))
         };
         assert_eq!(
             format(&quantization, "visual.blocks.0.attn.qkv.weight"),
@@ -200,7 +219,7 @@ mod tests {
     fn table_and_head_may_have_bits_of_their_own() {
         let (mut quantization, islands) = (Quantization::default(), BTreeMap::new());
         quantization.head_bits = Some(Bits::Eight);
-        let formats = Formats::new(Precision::Int4, &quantization, &islands);
+        let formats = formats(Precision::Int4, &quantization, &islands);
         for (name, expected) in [
             ("lm_head.weight", Bits::Eight),
             ("model.embed_tokens.weight", Bits::Eight),
@@ -213,7 +232,7 @@ mod tests {
     #[test]
     fn a_table_that_blocks_do_not_divide_stays_float() {
         let (quantization, islands) = (Quantization::default(), BTreeMap::new());
-        let formats = Formats::new(Precision::Int4, &quantization, &islands);
+        let formats = formats(Precision::Int4, &quantization, &islands);
         assert_eq!(
             bits(formats.table("model.embed_tokens.weight", 64)),
             Some(Bits::Four)
@@ -228,7 +247,7 @@ mod tests {
     fn floats_are_not_quantized_and_islands_stay_wide() {
         let quantization = Quantization::default();
         let islands = [("loud.weight".to_owned(), "too large".to_owned())].into();
-        let formats = Formats::new(Precision::Fp16, &quantization, &islands);
+        let formats = formats(Precision::Fp16, &quantization, &islands);
         assert_eq!(
             formats.matrix("x.weight"),
             WeightFormat::Float(ElementType::Float16)

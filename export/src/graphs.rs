@@ -1,14 +1,15 @@
-//! The four graphs of a bundle, target `ort`: what stands at their borders, and the network between.
+//! The graphs of a bundle: what stands at their borders, and the network between.
 
 use lwv_model::{
-    DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Segments, TensorContract,
-    TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings, vision_tower,
+    DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Segments, Target,
+    TensorContract, TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings,
+    vision_tower,
 };
 use lwv_onnx::{Attribute, DataType, GraphBuilder, Model};
 
 use crate::Error;
 use crate::emitter::Emitter;
-use crate::lower::{OrtLowering, VisionGeometry};
+use crate::lower::{Lowering, OrtLowering, TensorRtLowering, VisionGeometry};
 use crate::ops::OnnxOps;
 use crate::value::Value;
 use crate::weights::WeightStore;
@@ -29,10 +30,20 @@ pub(crate) struct Graph {
 /// # Errors
 /// A weight cannot be read or written.
 pub(crate) fn vision_encoder(vision: &VisionConfig, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
-    let contract = contract::vision_encoder(vision);
+    let target = weights.formats().target();
+    let contract = contract::vision_encoder(vision, target);
     let mut graph = start(contract::VISION_ENCODER, &contract, weights);
-    let geometry = VisionGeometry::append(&mut graph, vision);
-    let lowering = OrtLowering::for_rows(&mut graph, contract::PIXEL_VALUES);
+    let (geometry, lowering): (_, Box<dyn Lowering>) = match target {
+        Target::TensorRt => (
+            VisionGeometry::of_inputs(),
+            Box::new(TensorRtLowering::for_rows()),
+        ),
+        _ => {
+            let geometry = VisionGeometry::append(&mut graph, vision);
+            let lowering = OrtLowering::for_rows(&mut graph, contract::PIXEL_VALUES);
+            (geometry, Box::new(lowering))
+        }
+    };
     let inputs = VisionInputs {
         pixel_values: Value::flat(
             contract::PIXEL_VALUES.into(),
@@ -58,7 +69,7 @@ pub(crate) fn vision_encoder(vision: &VisionConfig, weights: &mut WeightStore<'_
 pub(crate) fn embed_tokens(text: &TextConfig, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
     let contract = contract::embed_tokens(text);
     let graph = start(contract::EMBED_TOKENS, &contract, weights);
-    let mut ops = OnnxOps::new(graph, OrtLowering::without_layers());
+    let mut ops = OnnxOps::new(graph, Box::new(OrtLowering::without_layers()));
     let embeds = token_embeddings(&mut ops, text, &integers(contract::INPUT_IDS))?;
     finish(ops.graph, contract, &embeds.activation("output")?.name)
 }
@@ -77,7 +88,7 @@ pub(crate) fn embedding(
 ) -> Result<Graph, Error> {
     let contract = contract::embedding(text);
     let graph = start(contract::EMBEDDING, &contract, weights);
-    let mut ops = OnnxOps::new(graph, OrtLowering::without_layers());
+    let mut ops = OnnxOps::new(graph, Box::new(OrtLowering::without_layers()));
     let embeds = token_embeddings(&mut ops, text, &integers(contract::INPUT_IDS))?;
     let embeds = embeds.activation("output")?.clone();
     let graph = &mut ops.graph;
@@ -104,15 +115,18 @@ pub(crate) fn decoder_model(
     cache_scales: Option<&[[Vec<f32>; 2]]>,
     weights: &mut WeightStore<'_>,
 ) -> Result<Graph, Error> {
+    let target = weights.formats().target();
     let contract = contract::decoder(config, weights.formats().cache_type());
     let mut graph = start(contract::DECODER, &contract, weights);
-    let lowering = OrtLowering::for_decoder(&mut graph, config, cache_scales);
-    // A single axis is looked up in a table by the lowering itself.
-    let positions = match config.position_axes() {
-        1 => contract::POSITION_IDS.to_owned(),
+    let (positions, lowering): (_, Box<dyn Lowering>) = match target {
+        Target::TensorRt => (
+            contract::POSITION_IDS.to_owned(),
+            Box::new(TensorRtLowering::for_decoder(&mut graph)),
+        ),
         _ => {
-            graph.enter("positions");
-            OrtLowering::limited_positions(&mut graph)
+            let lowering = OrtLowering::for_decoder(&mut graph, config, cache_scales);
+            let positions = lowering.positions(&mut graph);
+            (positions, Box::new(lowering))
         }
     };
     let embeds = Value::batched(

@@ -1,12 +1,16 @@
 //! What differs between targets: how norms, rotation and attention are written, and what a graph needs around them.
 
 mod geometry;
+mod leading;
 mod ort;
+mod tensorrt;
 
 use lwv_model::Segments;
+use lwv_onnx::Attribute;
 
 pub(crate) use geometry::VisionGeometry;
 pub(crate) use ort::OrtLowering;
+pub(crate) use tensorrt::TensorRtLowering;
 
 use crate::emitter::Emitter;
 use crate::value::Activation;
@@ -19,9 +23,13 @@ pub(crate) trait Lowering {
     fn rms_norm(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation, weight: &str, eps: f32)
     -> Activation;
     /// Rows of the tables of cosines and sines, one a position, where tables are part of the graph.
-    fn rotary_table_rows(&self) -> Option<usize>;
-    /// Whether attention takes queries, keys and values side by side and rotates them by tables itself.
-    fn rotates_in_attention(&self) -> bool;
+    fn rotary_table_rows(&self) -> Option<usize> {
+        None
+    }
+    /// The way to attend to queries, keys and values that one product has made, where the target has one.
+    fn packed_attention(&mut self) -> Option<&mut dyn PackedAttention> {
+        None
+    }
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn gelu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn rotate(
@@ -40,16 +48,6 @@ pub(crate) trait Lowering {
         heads: usize,
         key_value_heads: usize,
     ) -> Activation;
-    /// [`lwv_model::SelfAttention`] after its projections: `qkv` is `[batch, sequence, (heads + 2 · key_value_heads) · head_dim]`,
-    /// `counts` are the two numbers of heads.
-    fn packed_attention(
-        &mut self,
-        graph: &mut Emitter<'_, '_>,
-        layer: usize,
-        qkv: &Activation,
-        counts: [usize; 2],
-        tables: [&str; 2],
-    ) -> Activation;
     fn segment_attention(
         &mut self,
         graph: &mut Emitter<'_, '_>,
@@ -57,4 +55,31 @@ pub(crate) trait Lowering {
         heads: usize,
         segments: &Segments<String>,
     ) -> Activation;
+}
+
+/// Rotation and causal attention in one.
+pub(crate) trait PackedAttention {
+    /// [`lwv_model::SelfAttention`] after its projections: `qkv` is `[batch, sequence, (heads + 2 · key_value_heads) · head_dim]`,
+    /// `counts` are the two numbers of heads, `tables` those of cosines and sines.
+    fn attend(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        layer: usize,
+        qkv: &Activation,
+        counts: [usize; 2],
+        tables: [&str; 2],
+    ) -> Activation;
+}
+
+/// Written out: the standard operator needs opset 23, newer than what many installed libraries know.
+fn rms_norm(graph: &mut Emitter<'_, '_>, x: &Activation, weight: &str, eps: f32) -> Activation {
+    let two = graph.floats(&[2.0], &[]);
+    let square = graph.op("Pow", &[&x.name, &two], []);
+    let axis = graph.vector(&[-1]);
+    let mean = graph.op("ReduceMean", &[&square, &axis], [Attribute::int("keepdims", 1)]);
+    let eps = graph.floats(&[eps], &[]);
+    let shifted = graph.op("Add", &[&mean, &eps], []);
+    let root = graph.op("Sqrt", &[&shifted], []);
+    let normed = graph.op("Div", &[&x.name, &root], []);
+    x.renamed(graph.op("Mul", &[&normed, weight], []))
 }

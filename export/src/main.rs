@@ -17,6 +17,7 @@ Examples:
   lwv-export ./LongWriter-V-7B ./bundle --fp16
   lwv-export ./checkpoint ./bundle --fp32 --verify
   lwv-export ./checkpoint ./bundle --int4 --int8-cache
+  lwv-export ./LongWriter-V-7B ./bundle --fp16 --target tensorrt
   lwv-export ./checkpoint ./bundle --int4 --calibration my-samples.jsonl --media-dir ./images
   lwv-export ./Qwen2.5-VL-7B-Instruct ./bundle --fp16 --adapter ./my-lora --json";
 
@@ -65,11 +66,13 @@ struct Args {
 enum TargetArg {
     /// ONNX Runtime on CPU or CUDA
     Ort,
+    /// Portable ONNX for the TensorRT providers
+    #[value(name = "tensorrt")]
+    TensorRt,
 }
 
 impl Args {
     fn resolve(&self) -> Result<Recipe, Error> {
-        let TargetArg::Ort = self.target;
         let precision = self.precision();
         Ok(Recipe {
             checkpoint: absolute(&self.checkpoint)?,
@@ -80,7 +83,10 @@ impl Args {
             guard: precision == Precision::Fp16 && !self.no_guard && cfg!(feature = "verify"),
             islands: BTreeMap::new(),
             quantization: self.integers.resolve(precision)?,
-            target: Target::Ort,
+            target: match self.target {
+                TargetArg::Ort => Target::Ort,
+                TargetArg::TensorRt => Target::TensorRt,
+            },
         })
     }
 

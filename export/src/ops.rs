@@ -14,15 +14,15 @@ use crate::value::{Activation, Layout, Value};
 /// the products and attention are 16 bit; the residual stream, norms and rotation stay 32 bit, which Qwen2.5-VL's large
 /// activations need.
 /// How norms, rotation and attention look is the [`Lowering`]'s business.
-pub(crate) struct OnnxOps<'a, 'w, L> {
+pub(crate) struct OnnxOps<'a, 'w> {
     /// The graph so far.
     pub(crate) graph: Emitter<'a, 'w>,
-    lowering: L,
+    lowering: Box<dyn Lowering>,
 }
 
-impl<'a, 'w, L: Lowering> OnnxOps<'a, 'w, L> {
+impl<'a, 'w> OnnxOps<'a, 'w> {
     /// An interpreter that appends to `graph` in the way of `lowering`.
-    pub(crate) fn new(graph: Emitter<'a, 'w>, lowering: L) -> Self {
+    pub(crate) fn new(graph: Emitter<'a, 'w>, lowering: Box<dyn Lowering>) -> Self {
         Self { graph, lowering }
     }
 
@@ -51,7 +51,7 @@ impl<'a, 'w, L: Lowering> OnnxOps<'a, 'w, L> {
     }
 }
 
-impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
+impl Ops for OnnxOps<'_, '_> {
     type Tensor = Value;
     type Error = Error;
 
@@ -259,23 +259,16 @@ impl<L: Lowering> Ops for OnnxOps<'_, '_, L> {
         for linear in linears {
             names.push(linear.weight.weight("self_attention")?.0);
         }
-        let joined = self
-            .graph
-            .weights
-            .formats()
-            .shared_scheme(&names)
-            .filter(|_| self.lowering.rotates_in_attention());
-        let Some(scheme) = joined else {
+        let scheme = self.graph.weights.formats().shared_scheme(&names);
+        let (Some(scheme), Some(packed)) = (scheme, self.lowering.packed_attention()) else {
             return attention.apply(self, x, rotary);
         };
         let name = module(names[0]).replace("q_proj", "qkv_proj");
         self.graph.enter(&name);
-        let qkv = self
-            .graph
-            .block_linear(x.activation("self_attention")?, &name, &linears, scheme)?;
-        let angles = [&rotary.cos, &rotary.sin].map(|table| table.activation("self_attention"));
-        let [cos, sin] = angles;
-        Ok(Value::Activation(self.lowering.packed_attention(
+        let x = x.activation("self_attention")?;
+        let qkv = self.graph.block_linear(x, &name, &linears, scheme)?;
+        let [cos, sin] = [&rotary.cos, &rotary.sin].map(|table| table.activation("self_attention"));
+        Ok(Value::Activation(packed.attend(
             &mut self.graph,
             attention.layer,
             &qkv,

@@ -39,7 +39,7 @@ pub fn sensitivity(recipe: &Recipe, progress: &dyn Progress) -> Result<Vec<PartL
         .next()
         .map(|sample| sample.ids)
         .unwrap_or_default();
-    let formats = Formats::new(recipe.precision, &recipe.quantization, &recipe.islands);
+    let formats = Formats::of(recipe);
     let expected = read(&mut network, &ids)?;
     let vocabulary = network.config().text.vocab_size;
     let mut parts = parts(network.config());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lwv_model::{FileEntry, ModelConfig};
+use lwv_model::{FileEntry, ModelConfig, Target};
 use lwv_processor::ImageProcessor;
 use serde_json::{Map, Value, json};
 
@@ -44,6 +44,7 @@ pub(crate) fn write(
     bundle: &Path,
     config: &ModelConfig,
     images: Option<&ImageProcessor>,
+    target: Target,
     data_files: &[&str],
 ) -> Result<BTreeMap<String, FileEntry>, Error> {
     let mut files = Files {
@@ -69,7 +70,7 @@ pub(crate) fn write(
     }
     if let (Some(images), Some(vision)) = (images, &config.vision) {
         files.json("preprocessor_config.json", &preprocessor_config(images))?;
-        if let Some(genai_config) = genai::config(config, vision) {
+        if let Some(genai_config) = genai::config(config, vision).filter(|_| target == Target::Ort) {
             files.json("genai_config.json", &genai_config)?;
             files.json(genai::PROCESSOR_FILE, &genai::processor(images))?;
         }

@@ -3,7 +3,7 @@
 //! The names are those that onnxruntime-genai and transformers.js know by default, so that both run the same folder.
 //! Dimension names matter too: transformers.js sizes the empty cache by `batch_size`.
 
-use crate::manifest::{Dimension, ElementType, GraphContract, TensorContract};
+use crate::manifest::{Dimension, ElementType, GraphContract, Target, TensorContract};
 use crate::{ModelConfig, TextConfig, VisionConfig};
 
 /// Images to features.
@@ -19,6 +19,20 @@ pub const DECODER: &str = "decoder_model_merged";
 pub const PIXEL_VALUES: &str = "pixel_values";
 /// Frames, rows and columns of patches of every image.
 pub const IMAGE_GRID_THW: &str = "image_grid_thw";
+/// Row and column of every patch, where the graph does not derive them from the grid.
+pub const PATCH_POSITIONS: &str = "patch_positions";
+/// For every place of every window the row of the patch in it.
+pub const WINDOW_ROWS: &str = "window_rows";
+/// How many places at the start of every window hold patches.
+pub const WINDOW_LENGTHS: &str = "window_lengths";
+/// For every patch its place among those of all windows.
+pub const WINDOW_PLACES: &str = "window_places";
+/// For every place of every frame the row of the patch in it.
+pub const FRAME_ROWS: &str = "frame_rows";
+/// How many places at the start of every frame hold patches.
+pub const FRAME_LENGTHS: &str = "frame_lengths";
+/// For every patch its place among those of all frames.
+pub const FRAME_PLACES: &str = "frame_places";
 /// Features of image tokens.
 pub const IMAGE_FEATURES: &str = "image_features";
 /// Token ids.
@@ -46,6 +60,12 @@ pub const NUM_PATCHES: &str = "num_patches";
 pub const NUM_IMAGE_TOKENS: &str = "num_image_tokens";
 /// Symbol of the number of images.
 pub const NUM_IMAGES: &str = "num_images";
+/// Symbol of the number of windows of all images.
+pub const NUM_WINDOWS: &str = "num_windows";
+/// Symbol of the number of frames of all images.
+pub const NUM_FRAMES: &str = "num_frames";
+/// Symbol of the number of patches of the largest frame.
+pub const FRAME_LENGTH: &str = "frame_length";
 
 /// Cached keys of `layer`.
 pub fn past_key(layer: usize) -> String {
@@ -72,21 +92,34 @@ pub fn graph_file(graph: &str) -> String {
     format!("onnx/{graph}.onnx")
 }
 
-/// Borders of [`VISION_ENCODER`].
-pub fn vision_encoder(vision: &VisionConfig) -> GraphContract {
-    GraphContract {
-        inputs: vec![
-            tensor(
-                PIXEL_VALUES,
-                ElementType::Float32,
-                vec![symbol(NUM_PATCHES), size(vision.patch_elements())],
+/// Borders of [`VISION_ENCODER`]. Graphs of target `ort` derive the geometry from the grids of images, since other runtimes
+/// hand over nothing else; those of target `tensorrt` are told it, shaped as in [`crate::VisionInputs`].
+pub fn vision_encoder(vision: &VisionConfig, target: Target) -> GraphContract {
+    let integers = |name, dims| tensor(name, ElementType::Int64, dims);
+    let lengths = |name, count| tensor(name, ElementType::Int32, vec![symbol(count)]);
+    let patches = || symbol(NUM_PATCHES);
+    let mut inputs = vec![tensor(
+        PIXEL_VALUES,
+        ElementType::Float32,
+        vec![patches(), size(vision.patch_elements())],
+    )];
+    inputs.extend(match target {
+        Target::Ort => vec![integers(IMAGE_GRID_THW, vec![symbol(NUM_IMAGES), size(3)])],
+        Target::TensorRt => vec![
+            integers(PATCH_POSITIONS, vec![size(2), patches()]),
+            integers(
+                WINDOW_ROWS,
+                vec![symbol(NUM_WINDOWS), size(vision.window_patches())],
             ),
-            tensor(
-                IMAGE_GRID_THW,
-                ElementType::Int64,
-                vec![symbol(NUM_IMAGES), size(3)],
-            ),
+            lengths(WINDOW_LENGTHS, NUM_WINDOWS),
+            integers(WINDOW_PLACES, vec![patches()]),
+            integers(FRAME_ROWS, vec![symbol(NUM_FRAMES), symbol(FRAME_LENGTH)]),
+            lengths(FRAME_LENGTHS, NUM_FRAMES),
+            integers(FRAME_PLACES, vec![patches()]),
         ],
+    });
+    GraphContract {
+        inputs,
         outputs: vec![tensor(
             IMAGE_FEATURES,
             ElementType::Float32,

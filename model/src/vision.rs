@@ -131,6 +131,11 @@ impl VisionConfig {
         self.window_size / self.patch_size / self.spatial_merge_size
     }
 
+    /// Patches of an attention window.
+    pub fn window_patches(&self) -> usize {
+        self.window_tokens() * self.window_tokens() * self.merge_unit()
+    }
+
     /// For each of the `head_dim / 2` frequencies, whether it follows the row (0) or the column (1) of a patch.
     pub fn rotary_axes(&self) -> Vec<usize> {
         let quarter = self.head_dim() / 4;

@@ -161,6 +161,19 @@ impl Binding {
         self.memory[from.0] = source;
     }
 
+    /// Moves ranges of elements of a slot on the host, given as (from, to, length), one after the other.
+    pub(crate) fn move_within(&mut self, slot: Slot, ranges: impl Iterator<Item = (usize, usize, usize)>) {
+        for (start, target, length) in ranges {
+            let range = start..start + length;
+            match &mut self.memory[slot.0] {
+                Memory::Float(values) => values.copy_within(range, target),
+                Memory::Half(values) => values.copy_within(range, target),
+                Memory::Byte(values) => values.copy_within(range, target),
+                _ => {}
+            }
+        }
+    }
+
     /// Binds an input to the first elements of `slot`, as many as `shape` has.
     pub(crate) fn bind_input(&mut self, name: &str, slot: Slot, shape: &[usize]) -> Result<Bind> {
         self.bind(name, Direction::Input, slot, shape)

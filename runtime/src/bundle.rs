@@ -134,7 +134,9 @@ impl Bundle {
     /// What this version expects at the borders of `graph`.
     fn expected_contract(&self, graph: &str) -> GraphContract {
         match (graph, &self.config.vision) {
-            (contract::VISION_ENCODER, Some(vision)) => contract::vision_encoder(vision),
+            (contract::VISION_ENCODER, Some(vision)) => {
+                contract::vision_encoder(vision, self.manifest.target)
+            }
             (contract::EMBED_TOKENS, _) => contract::embed_tokens(&self.config.text),
             _ => contract::decoder(&self.config, self.cache_type()),
         }

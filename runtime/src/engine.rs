@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lwv_model::{Target, contract};
+use lwv_model::contract;
 use lwv_processor::{PositionBuilder, Processor};
 
 use crate::bundle::Bundle;
@@ -116,7 +116,7 @@ impl EngineBuilder {
     pub fn build(mut self) -> Result<Engine> {
         let threads = self.threads.unwrap_or_else(default_threads);
         let bundle = Bundle::open(&self.dir)?;
-        self.check_settings(threads, &bundle)?;
+        self.check_settings(threads)?;
         if self.check_hashes {
             bundle.verify_hashes(|done, total| (self.progress)(LoadProgress::Hashing { done, total }))?;
         }
@@ -145,19 +145,12 @@ impl EngineBuilder {
         Ok(engine)
     }
 
-    fn check_settings(&self, threads: usize, bundle: &Bundle) -> Result<()> {
+    fn check_settings(&self, threads: usize) -> Result<()> {
         if threads == 0 {
             return Err(Error::setting("threads", threads, "use at least 1"));
         }
         if self.prefill_chunk == 0 {
             return Err(Error::setting("prefill_chunk", 0, "use at least 1; 512 is usual"));
-        }
-        if bundle.manifest().target != Target::Ort {
-            return Err(Error::setting(
-                "target",
-                "tensorrt",
-                "this version runs bundles for target `ort`; export the checkpoint with `--target ort`",
-            ));
         }
         Ok(())
     }
@@ -357,7 +350,7 @@ impl Engine {
         let floats = 2 * limits.prefill_chunk * text.hidden_size + text.vocab_size;
         MemoryEstimate {
             weights: weights.map(|file| onnx(&file)).sum(),
-            kv: KvLayout::new(text, bundle.cache_type()).bytes(tokens.min(limits.context)),
+            kv: KvLayout::of(bundle).bytes(tokens.min(limits.context)),
             buffers: 4 * floats as u64 + 8 * limits.context as u64,
         }
     }

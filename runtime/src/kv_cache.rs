@@ -1,7 +1,8 @@
-use lwv_model::{ElementType, TextConfig, contract};
+use lwv_model::{ElementType, Target, contract};
 use ort::memory::Allocator;
 
 use crate::binding::{Bind, Binding, Elements, Slot};
+use crate::bundle::Bundle;
 use crate::error::{Inner, Result};
 
 /// Sizes of a decoder's cache of keys and values.
@@ -11,15 +12,31 @@ pub(crate) struct KvLayout {
     heads: usize,
     head_dim: usize,
     elements: Elements,
+    place: Place,
+}
+
+/// Where the graph writes the new rows of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Behind the old ones: past and present are one memory.
+    Behind,
+    /// Into other memory, together with a copy of the old ones, so that tensors always lie dense.
+    Joined,
 }
 
 impl KvLayout {
-    pub(crate) fn new(text: &TextConfig, cache_type: ElementType) -> Self {
+    /// Of a bundle's decoder.
+    pub(crate) fn of(bundle: &Bundle) -> Self {
+        let text = &bundle.config().text;
         Self {
+            place: match bundle.manifest().target {
+                Target::TensorRt => Place::Joined,
+                _ => Place::Behind,
+            },
             layers: text.num_hidden_layers,
             heads: text.num_key_value_heads,
             head_dim: text.head_dim,
-            elements: match cache_type {
+            elements: match bundle.cache_type() {
                 ElementType::Float16 => Elements::Half,
                 ElementType::Int8 => Elements::Byte,
                 _ => Elements::Float,
@@ -29,7 +46,8 @@ impl KvLayout {
 
     /// Bytes that `tokens` tokens take: linear, with nothing on top.
     pub(crate) fn bytes(&self, tokens: usize) -> u64 {
-        let per_token = 2 * self.layers * self.heads * self.head_dim * self.elements.size();
+        let copies = if self.place == Place::Joined { 2 } else { 1 };
+        let per_token = copies * 2 * self.layers * self.heads * self.head_dim * self.elements.size();
         tokens as u64 * per_token as u64
     }
 
@@ -45,19 +63,25 @@ impl KvLayout {
 
 /// The cache: for every layer one memory of keys and one of values, each bound as past and as present, so that the
 /// attention operator writes new rows in place and nothing is copied from token to token.
-///
 /// Rows past the number of tokens are never read, so going back is only counting fewer.
+///
+/// Graphs that join the new rows to the old ones have two memories for every tensor, which they read and write in turns.
 pub(crate) struct KvCache {
     layout: KvLayout,
     budget: u64,
     context: usize,
     capacity: usize,
     tensors: Vec<Tensor>,
+    /// Tokens that dense tensors hold.
+    dense: usize,
     device: Option<Allocator>,
 }
 
+#[derive(Clone, Copy)]
 struct Tensor {
     slot: Slot,
+    /// Where joined rows go.
+    other: Slot,
     past: Bind,
     present: Bind,
 }
@@ -71,6 +95,7 @@ impl KvCache {
             context,
             capacity: 0,
             tensors: Vec::new(),
+            dense: 0,
             device,
         }
     }
@@ -122,10 +147,15 @@ impl KvCache {
                 (contract::past_value(layer), contract::present_value(layer)),
             ];
             for (past, present) in names {
-                let slot = self.allocate(binding, capacity)?;
+                let [slot, other] = self.allocate(binding, capacity)?;
                 let past = binding.bind_input(&past, slot, &shape)?;
-                let present = binding.bind_output(&present, slot, &shape)?;
-                self.tensors.push(Tensor { slot, past, present });
+                let present = binding.bind_output(&present, other, &shape)?;
+                self.tensors.push(Tensor {
+                    slot,
+                    other,
+                    past,
+                    present,
+                });
             }
         }
         self.capacity = capacity;
@@ -135,30 +165,70 @@ impl KvCache {
     /// Moves every tensor to larger memory, one after another, so that only one is there twice.
     fn grow(&mut self, binding: &mut Binding, capacity: usize, filled: usize) -> Result<()> {
         let (heads, width) = (self.layout.heads, self.layout.head_dim);
-        let (old_head, new_head) = (self.capacity * width, capacity * width);
+        let stride = |tokens| tokens * width;
+        let (old_stride, new_stride, filled) = match self.layout.place {
+            Place::Behind => (stride(self.capacity), stride(capacity), stride(filled)),
+            Place::Joined => (stride(self.dense), stride(self.dense), stride(self.dense)),
+        };
         for index in 0..self.tensors.len() {
-            let slot = self.allocate(binding, capacity)?;
-            let rows = (0..heads).map(|head| (head * old_head, head * new_head, filled * width));
-            let Tensor {
-                slot: old,
-                past,
-                present,
-            } = self.tensors[index];
-            binding.copy(old, slot, rows);
-            binding.move_to(past, slot, &self.layout.shape(capacity))?;
-            binding.move_to(present, slot, &self.layout.shape(capacity))?;
-            binding.release(old);
-            self.tensors[index].slot = slot;
+            let old = self.tensors[index];
+            let [slot, other] = self.allocate(binding, capacity)?;
+            let rows = (0..heads).map(|head| (head * old_stride, head * new_stride, filled));
+            binding.copy(old.slot, slot, rows);
+            binding.move_to(old.past, slot, &self.layout.shape(capacity))?;
+            binding.move_to(old.present, other, &self.layout.shape(capacity))?;
+            binding.release(old.slot);
+            if old.other != old.slot {
+                binding.release(old.other);
+            }
+            self.tensors[index] = Tensor { slot, other, ..old };
         }
         self.capacity = capacity;
         Ok(())
     }
 
-    fn allocate(&self, binding: &mut Binding, capacity: usize) -> Result<Slot> {
+    /// Readies the cache for a run that reads the first `filled` tokens and adds `count`.
+    pub(crate) fn before_run(&mut self, binding: &mut Binding, filled: usize, count: usize) -> Result<()> {
+        if self.layout.place == Place::Behind {
+            return Ok(());
+        }
+        let (heads, width) = (self.layout.heads, self.layout.head_dim);
+        for tensor in &self.tensors {
+            if filled < self.dense {
+                let rows =
+                    (0..heads).map(|head| (head * self.dense * width, head * filled * width, filled * width));
+                binding.move_within(tensor.slot, rows);
+            }
+            binding.move_to(tensor.past, tensor.slot, &self.layout.shape(filled))?;
+            binding.move_to(tensor.present, tensor.other, &self.layout.shape(filled + count))?;
+        }
+        self.dense = filled;
+        Ok(())
+    }
+
+    /// Takes over what a run has written: `total` tokens.
+    pub(crate) fn after_run(&mut self, total: usize) {
+        if self.layout.place == Place::Behind {
+            return;
+        }
+        for tensor in &mut self.tensors {
+            std::mem::swap(&mut tensor.slot, &mut tensor.other);
+        }
+        self.dense = total;
+    }
+
+    /// Memory to read from and to write to, the same where new rows are written behind the old ones.
+    fn allocate(&self, binding: &mut Binding, capacity: usize) -> Result<[Slot; 2]> {
         let shape = self.layout.shape(capacity);
-        match &self.device {
-            Some(allocator) => binding.allocate_on_device(allocator, self.layout.elements, &shape),
-            None => binding.allocate(self.layout.elements, shape.iter().product()),
+        let elements = self.layout.elements;
+        let mut memory = || match &self.device {
+            Some(allocator) => binding.allocate_on_device(allocator, elements, &shape),
+            None => binding.allocate(elements, shape.iter().product()),
+        };
+        let slot = memory()?;
+        match self.layout.place {
+            Place::Behind => Ok([slot, slot]),
+            Place::Joined => Ok([slot, memory()?]),
         }
     }
 }
@@ -173,6 +243,7 @@ mod tests {
             heads: 3,
             head_dim: 64,
             elements,
+            place: Place::Behind,
         }
     }
 

@@ -32,6 +32,7 @@ mod sentence;
 mod session;
 mod stats;
 mod stop;
+mod vision_inputs;
 mod words;
 mod writer;
 

@@ -1,18 +1,18 @@
 use std::sync::Arc;
 
-use lwv_model::contract;
+use lwv_model::{Target, contract};
 use lwv_processor::Patches;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::value::TensorRef;
 
 use crate::binding::{Bind, Binding, Elements, Slot};
 use crate::bundle::Bundle;
 use crate::cancel::Interrupt;
 use crate::decoder::Decoder;
-use crate::error::{Error, Inner, Result};
+use crate::error::{Inner, Result};
 use crate::graph::{Graph, RunControl};
 use crate::kv_cache::{KvCache, KvLayout};
 use crate::provider::Device;
+use crate::vision_inputs::VisionInputs;
 
 /// The loaded graphs of a bundle, shared by all sessions.
 pub(crate) struct Graphs {
@@ -48,6 +48,7 @@ pub(crate) struct OrtDecoder {
     mask: (Slot, Bind),
     positions: (Slot, Bind),
     logits: Slot,
+    vision: VisionInputs,
     /// Tokens that the inputs are shaped for.
     shaped: usize,
     on_host: bool,
@@ -73,7 +74,11 @@ impl OrtDecoder {
             chunk: limits.prefill_chunk.clamp(1, limits.context.max(1)),
         };
         let session = graphs.decoder.lock();
-        let on_device = device_allocator(&session, graphs.device)?;
+        let on_device = match bundle.manifest().target {
+            // Dense tensors are moved on the host when a text goes back.
+            Target::TensorRt => None,
+            _ => device_allocator(&session, graphs.device)?,
+        };
         let mut binding = Binding::new(graphs.decoder.name(), &session)?;
         drop(session);
         let embeds = input(
@@ -101,13 +106,9 @@ impl OrtDecoder {
             control: RunControl::new()?,
             embedder: Embedder::new(&graphs.embed_tokens, sizes)?,
             on_host: on_device.is_none(),
-            cache: KvCache::new(
-                KvLayout::new(text, bundle.cache_type()),
-                limits.kv_budget,
-                sizes.context,
-                on_device,
-            ),
+            cache: KvCache::new(KvLayout::of(bundle), limits.kv_budget, sizes.context, on_device),
             shaped: sizes.chunk,
+            vision: VisionInputs::of(bundle),
             length: 0,
             graphs,
             sizes,
@@ -214,8 +215,10 @@ impl Decoder for OrtDecoder {
         }
         self.binding.integers(self.positions.0)[..positions.len()].copy_from_slice(positions);
         self.shape_inputs(count)?;
+        self.cache.before_run(&mut self.binding, self.length, count)?;
         let mut session = self.graphs.decoder.lock();
         self.binding.run(&mut session, &self.control.options)?;
+        self.cache.after_run(total);
         self.length = total;
         Ok(())
     }
@@ -228,21 +231,7 @@ impl Decoder for OrtDecoder {
         let Some(graph) = &self.graphs.vision_encoder else {
             return Err(Inner::NoVision { images: 1 }.into());
         };
-        let failed = |e: ort::Error| Error::inference(graph.name(), &e);
-        let patches = image.grid.patches();
-        let shape = [patches, image.values.len() / patches.max(1)];
-        let pixels = TensorRef::from_array_view((shape, image.values.as_slice())).map_err(failed)?;
-        let grid = image.grid.thw();
-        let grid = TensorRef::from_array_view(([1_usize, 3], grid.as_slice())).map_err(failed)?;
-        let inputs = ort::inputs![contract::PIXEL_VALUES => pixels, contract::IMAGE_GRID_THW => grid];
-        let mut session = graph.lock();
-        let outputs = session
-            .run_with_options(inputs, &self.control.options)
-            .map_err(failed)?;
-        let (_, features) = outputs[contract::IMAGE_FEATURES]
-            .try_extract_tensor::<f32>()
-            .map_err(failed)?;
-        Ok(features.to_vec())
+        self.vision.run(graph, image, &self.control)
     }
 
     fn interrupt_handle(&self) -> Arc<dyn Interrupt> {

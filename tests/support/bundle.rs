@@ -42,23 +42,31 @@ pub fn export_into(recipe: &Recipe) -> Result<Summary, Error> {
 
 /// The bundle of a checkpoint, exported once in this process.
 pub fn bundle(checkpoint: &Path, precision: Precision) -> PathBuf {
-    exported(checkpoint, precision, None)
+    bundle_for(Target::Ort, checkpoint, precision)
+}
+
+/// The bundle of a checkpoint for a target, exported once in this process.
+pub fn bundle_for(target: Target, checkpoint: &Path, precision: Precision) -> PathBuf {
+    exported(target, checkpoint, precision, None)
 }
 
 /// The bundle in f32 of a checkpoint with an adapter, exported once in this process.
 pub fn bundle_with_adapter(checkpoint: &Path, adapter: &Path) -> PathBuf {
-    exported(checkpoint, Precision::Fp32, Some(adapter))
+    exported(Target::Ort, checkpoint, Precision::Fp32, Some(adapter))
 }
 
-fn exported(checkpoint: &Path, precision: Precision, adapter: Option<&Path>) -> PathBuf {
+fn exported(target: Target, checkpoint: &Path, precision: Precision, adapter: Option<&Path>) -> PathBuf {
     static MADE: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let made = made.get_or_insert_default();
-    let key = format!("{} {precision:?} {adapter:?}", checkpoint.display());
+    let key = format!("{} {target:?} {precision:?} {adapter:?}", checkpoint.display());
     let place = scratch().join(format!("bundle-{}", made.len()));
     made.entry(key)
         .or_insert_with(|| {
-            let recipe = recipe(checkpoint, &place, precision, adapter);
+            let recipe = Recipe {
+                target,
+                ..recipe(checkpoint, &place, precision, adapter)
+            };
             export_into(&recipe).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
             place
         })

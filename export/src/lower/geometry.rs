@@ -48,6 +48,23 @@ struct Patches {
 }
 
 impl VisionGeometry {
+    /// The geometry that a graph is told.
+    pub(crate) fn of_inputs() -> Self {
+        Self {
+            positions: contract::PATCH_POSITIONS.into(),
+            windows: Segments {
+                gather: contract::WINDOW_ROWS.into(),
+                lengths: contract::WINDOW_LENGTHS.into(),
+                scatter: contract::WINDOW_PLACES.into(),
+            },
+            frames: Segments {
+                gather: contract::FRAME_ROWS.into(),
+                lengths: contract::FRAME_LENGTHS.into(),
+                scatter: contract::FRAME_PLACES.into(),
+            },
+        }
+    }
+
     /// Appends the computation to `graph`.
     pub(crate) fn append(graph: &mut Emitter<'_, '_>, vision: &VisionConfig) -> Self {
         graph.enter("geometry");

@@ -3,27 +3,24 @@
 //! `GroupQueryAttention` reads and writes the cache in place when past and present share a buffer, so nothing in the
 //! graph may take the past's length from its shape: it comes from the attention mask.
 
-use std::collections::HashMap;
-
 use lwv_model::{ModelConfig, Segments, contract};
 use lwv_onnx::{Attribute, Node, Output};
 
-use super::Lowering;
+use super::leading::Leading;
+use super::{Lowering, PackedAttention};
 use crate::emitter::Emitter;
 use crate::value::{Activation, Layout};
 
 /// Values that a graph computes once for all layers.
 pub(crate) struct OrtLowering {
-    /// i64 `[2]`: batch and sequence, the leading dimensions that fused attention wants apart.
-    leading: String,
+    /// Fused attention wants them apart.
+    leading: Leading,
     /// Where a token's cosines and sines stand.
     rotary_table: RotaryTable,
     /// i64 `[batch, sequence]`: each token's row in that table, made when an operator first asks for it.
     rotary_rows: Option<String>,
     /// i32 `[batch]` index of each sequence's last token, and i32 scalar count of cached and new tokens.
     lengths: Option<(String, String)>,
-    /// Width → shape `[batch, sequence, width]`.
-    shapes: HashMap<usize, String>,
     /// Scales of each layer's cache of 8 bits: of keys and of values, one a channel.
     cache_scales: Vec<[String; 2]>,
 }
@@ -41,22 +38,17 @@ impl OrtLowering {
     /// For a graph that embeds tokens and no more.
     pub(crate) fn without_layers() -> Self {
         Self {
-            leading: String::new(),
+            leading: Leading::default(),
             rotary_table: RotaryTable::OfTokens,
             rotary_rows: None,
             lengths: None,
-            shapes: HashMap::new(),
             cache_scales: Vec::new(),
         }
     }
 
     /// For the vision tower: one sequence of the rows of `pixel_values`.
     pub(crate) fn for_rows(graph: &mut Emitter<'_, '_>, rows: &str) -> Self {
-        graph.enter("layout");
-        let count = dimension(graph, rows, 0);
-        let one = graph.vector(&[1]);
-        let leading = graph.op("Concat", &[&one, &count], [Attribute::int("axis", 0)]);
-        Self::with_leading(leading, None)
+        Self::with_leading(Leading::of_rows(graph, rows), None)
     }
 
     /// For the decoder: batch and sequence of `inputs_embeds`, and the lengths that `attention_mask` tells.
@@ -73,9 +65,7 @@ impl OrtLowering {
                 .map(|scales| graph.floats(scales, &[scales.len() as i64]))
         });
         let cache_scales = scales.collect();
-        graph.enter("layout");
-        let bounds = [Attribute::int("start", 0), Attribute::int("end", 2)];
-        let leading = graph.op("Shape", &[contract::INPUTS_EMBEDS], bounds);
+        let leading = Leading::of_tokens(graph);
         let axis = graph.vector(&[1]);
         let seen = graph.op(
             "ReduceSum",
@@ -85,7 +75,7 @@ impl OrtLowering {
         let one = graph.scalar(1);
         let last = graph.op("Sub", &[&seen, &one], []);
         let last = graph.cast(&last, lwv_onnx::DataType::Int32);
-        let total = dimension(graph, contract::ATTENTION_MASK, 1);
+        let total = graph.dimension(contract::ATTENTION_MASK, 1);
         let total = graph.cast(&total, lwv_onnx::DataType::Int32);
         let total = graph.op("Squeeze", &[&total], []);
         let mut lowering = Self::with_leading(leading, Some((last, total)));
@@ -100,7 +90,7 @@ impl OrtLowering {
         lowering
     }
 
-    fn with_leading(leading: String, lengths: Option<(String, String)>) -> Self {
+    fn with_leading(leading: Leading, lengths: Option<(String, String)>) -> Self {
         Self {
             leading,
             lengths,
@@ -113,23 +103,39 @@ impl OrtLowering {
             self.rotary_rows = Some(match self.rotary_table {
                 RotaryTable::OfPositions { .. } => Self::limited_positions(graph),
                 RotaryTable::OfTokens => {
-                    let count = graph.op("ReduceProd", &[&self.leading], [Attribute::int("keepdims", 0)]);
+                    let count = graph.op(
+                        "ReduceProd",
+                        &[self.leading.dims()],
+                        [Attribute::int("keepdims", 0)],
+                    );
                     let (zero, one) = (graph.scalar(0), graph.scalar(1));
                     let rows = graph.op("Range", &[&zero, &count, &one], []);
-                    graph.op("Reshape", &[&rows, &self.leading], [])
+                    graph.op("Reshape", &[&rows, self.leading.dims()], [])
                 }
             });
         }
         self.rotary_rows.clone().unwrap_or_default()
     }
 
+    /// The positions that angles are made of. A single axis is looked up in a table, by rows that are made when they are
+    /// asked for.
+    pub(crate) fn positions(&self, graph: &mut Emitter<'_, '_>) -> String {
+        match self.rotary_table {
+            RotaryTable::OfPositions { .. } => contract::POSITION_IDS.to_owned(),
+            RotaryTable::OfTokens => {
+                graph.enter("positions");
+                Self::limited_positions(graph)
+            }
+        }
+    }
+
     /// Positions that no caller can set too far: onnxruntime's JavaScript client counts text-only positions from three
     /// times the prompt's length. The position of text and still images never exceeds the token's index.
-    pub(crate) fn limited_positions(graph: &mut Emitter<'_, '_>) -> String {
+    fn limited_positions(graph: &mut Emitter<'_, '_>) -> String {
         let axis = graph.scalar(1);
         let counted = graph.op("CumSum", &[contract::ATTENTION_MASK, &axis], []);
         let index = graph.op("Sub", &[&counted, &axis], []);
-        let new = dimension(graph, contract::INPUTS_EMBEDS, 1);
+        let new = graph.dimension(contract::INPUTS_EMBEDS, 1);
         let start = graph.op("Neg", &[&new], []);
         let [end, axes] = [i64::MAX, 1].map(|bound| graph.vector(&[bound]));
         let index = graph.op("Slice", &[&index, &start, &end, &axes], []);
@@ -139,23 +145,10 @@ impl OrtLowering {
 
 impl Lowering for OrtLowering {
     fn as_batched(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
-        if x.layout == Layout::Batched {
-            return x.clone();
-        }
-        if !self.shapes.contains_key(&x.width) {
-            let width = graph.vector(&[x.width as i64]);
-            let shape = graph.op("Concat", &[&self.leading, &width], [Attribute::int("axis", 0)]);
-            self.shapes.insert(x.width, shape);
-        }
-        let name = graph.op("Reshape", &[&x.name, &self.shapes[&x.width]], []);
-        Activation {
-            layout: Layout::Batched,
-            ..x.renamed(name)
-        }
+        self.leading.as_batched(graph, x)
     }
 
-    /// With the sum before it one operator. Without one written out, since the standard operator needs opset 23, newer than many installed libraries; ONNX Runtime
-    /// fuses these six nodes when it loads the graph.
+    /// With the sum before it one operator. Without one written out: ONNX Runtime joins the six nodes when it loads the graph.
     fn rms_norm(
         &mut self,
         graph: &mut Emitter<'_, '_>,
@@ -178,15 +171,7 @@ impl Lowering for OrtLowering {
             ];
             return x.renamed(graph.node(node, &outputs).swap_remove(0));
         }
-        let two = graph.floats(&[2.0], &[]);
-        let square = graph.op("Pow", &[&x.name, &two], []);
-        let axis = graph.vector(&[-1]);
-        let mean = graph.op("ReduceMean", &[&square, &axis], [Attribute::int("keepdims", 1)]);
-        let eps = graph.floats(&[eps], &[]);
-        let shifted = graph.op("Add", &[&mean, &eps], []);
-        let root = graph.op("Sqrt", &[&shifted], []);
-        let normed = graph.op("Div", &[&x.name, &root], []);
-        x.renamed(graph.op("Mul", &[&normed, weight], []))
+        super::rms_norm(graph, x, weight, eps)
     }
 
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
@@ -204,14 +189,13 @@ impl Lowering for OrtLowering {
         }
     }
 
-    fn rotates_in_attention(&self) -> bool {
-        matches!(
-            self.rotary_table,
+    fn packed_attention(&mut self) -> Option<&mut dyn PackedAttention> {
+        match self.rotary_table {
             RotaryTable::OfPositions {
-                in_attention: true,
-                ..
-            }
-        )
+                in_attention: true, ..
+            } => Some(self),
+            _ => None,
+        }
     }
 
     /// The number of heads follows from the width of the table; the operator does not want to be told.
@@ -241,22 +225,6 @@ impl Lowering for OrtLowering {
         q.renamed(self.group_query_attention(graph, layer, inputs, [heads, key_value_heads], None))
     }
 
-    fn packed_attention(
-        &mut self,
-        graph: &mut Emitter<'_, '_>,
-        layer: usize,
-        qkv: &Activation,
-        counts: [usize; 2],
-        tables: [&str; 2],
-    ) -> Activation {
-        let qkv = self.as_batched(graph, qkv);
-        let [heads, key_value_heads] = counts;
-        Activation {
-            width: qkv.width * heads / (heads + 2 * key_value_heads),
-            ..qkv.renamed(self.group_query_attention(graph, layer, [&qkv.name, "", ""], counts, Some(tables)))
-        }
-    }
-
     fn segment_attention(
         &mut self,
         graph: &mut Emitter<'_, '_>,
@@ -280,6 +248,24 @@ impl Lowering for OrtLowering {
         };
         let padded = graph.as_flat(&padded);
         padded.renamed(graph.op("Gather", &[&padded.name, &segments.scatter], []))
+    }
+}
+
+impl PackedAttention for OrtLowering {
+    fn attend(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        layer: usize,
+        qkv: &Activation,
+        counts: [usize; 2],
+        tables: [&str; 2],
+    ) -> Activation {
+        let qkv = self.as_batched(graph, qkv);
+        let [heads, key_value_heads] = counts;
+        Activation {
+            width: qkv.width * heads / (heads + 2 * key_value_heads),
+            ..qkv.renamed(self.group_query_attention(graph, layer, [&qkv.name, "", ""], counts, Some(tables)))
+        }
     }
 }
 
@@ -321,10 +307,4 @@ impl OrtLowering {
             .node(node, &[Output::Named(format!("attended.{layer}")), key, value])
             .swap_remove(0)
     }
-}
-
-/// One dimension of a value, i64 `[1]`.
-fn dimension(graph: &mut Emitter<'_, '_>, value: &str, axis: i64) -> String {
-    let bounds = [Attribute::int("start", axis), Attribute::int("end", axis + 1)];
-    graph.op("Shape", &[value], bounds)
 }
