@@ -15,6 +15,7 @@ use crate::calibrated::Calibrated;
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, Quantization, Rounding, WeightFormat};
 use crate::graphs::{self, Graph, OPSET};
+use crate::profiles::profiles;
 use crate::staging::Staging;
 use crate::weights::WeightStore;
 use crate::{Error, side_files};
@@ -252,6 +253,14 @@ fn write_bundle(
         recipe.target,
         &data_files,
     )?);
+    let of_graph = |entry: &GraphEntry| {
+        let profiles = profiles(&entry.contract, &source.config, source.images.as_ref());
+        (entry.file.clone(), profiles)
+    };
+    let profiles = match recipe.target {
+        Target::TensorRt => graphs.values().map(of_graph).collect(),
+        _ => BTreeMap::new(),
+    };
     let mut manifest = Manifest {
         format_version: FORMAT_VERSION,
         producer: format!("{} {}", lwv_onnx::PRODUCER, env!("CARGO_PKG_VERSION")),
@@ -265,6 +274,7 @@ fn write_bundle(
             max_pixels: images.max_pixels as u64,
         }),
         context_length: source.config.text.max_position_embeddings,
+        profiles,
         islands: recipe.islands.clone(),
         quantization: quantization_entry(recipe, source, calibrated),
         parity: None,

@@ -24,6 +24,7 @@ mod graphs;
 mod loss_chart;
 mod lower;
 mod ops;
+mod profiles;
 #[cfg(feature = "verify")]
 mod prompts;
 #[cfg(feature = "verify")]

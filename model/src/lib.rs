@@ -39,7 +39,7 @@ pub use decoder::{
 pub use error::ConfigError;
 pub use manifest::{
     CalibrationEntry, Dimension, ElementType, FORMAT_VERSION, FileEntry, GraphContract, GraphEntry,
-    ImageLimits, Manifest, ParitySummary, Precision, QuantizationEntry, Target, TensorContract,
+    ImageLimits, Manifest, ParitySummary, Precision, Profile, QuantizationEntry, Target, TensorContract,
 };
 pub use names::{WeightNames, expected_weights};
 pub use ops::{Ops, Rotary, Segments};

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub images: Option<ImageLimits>,
     /// Longest context in tokens.
     pub context_length: usize,
+    /// Graph file → input → the sizes that engines are built for, where the target has engines.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profiles: BTreeMap<String, BTreeMap<String, Profile>>,
     /// Matrices in 32 bits where the others have 16, by canonical name, each with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub islands: BTreeMap<String, String>,
@@ -38,6 +41,17 @@ pub struct Manifest {
     pub quantization: Option<QuantizationEntry>,
     /// What the parity report found, where one was made.
     pub parity: Option<ParitySummary>,
+}
+
+/// Shapes of an input that an engine is built for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Smallest.
+    pub min: Vec<usize>,
+    /// What the engine is tuned for.
+    pub opt: Vec<usize>,
+    /// Largest.
+    pub max: Vec<usize>,
 }
 
 /// What a bundle's graphs are lowered for.

@@ -104,6 +104,18 @@ impl Bundle {
             .collect()
     }
 
+    /// Most new tokens that the decoder takes in one run: what its engines are built for, where it has any.
+    pub(crate) fn longest_chunk(&self) -> usize {
+        let profiles = self
+            .manifest
+            .profiles
+            .get(&contract::graph_file(contract::DECODER));
+        let embeds = profiles.and_then(|inputs| inputs.get(contract::INPUTS_EMBEDS));
+        embeds
+            .and_then(|profile| profile.max.get(1).copied())
+            .unwrap_or(usize::MAX)
+    }
+
     fn check_family(&self) -> Result<()> {
         let config = self.config.family.model_type();
         if self.manifest.family == config {
@@ -301,6 +313,7 @@ mod tests {
             files: [("config.json".to_owned(), FileEntry { bytes, sha256 })].into(),
             images: None,
             context_length: 64,
+            profiles: std::collections::BTreeMap::new(),
             islands: std::collections::BTreeMap::new(),
             quantization: None,
             parity: None,

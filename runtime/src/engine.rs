@@ -130,7 +130,7 @@ impl EngineBuilder {
         let graphs = Arc::new(self.load_graphs(&bundle, settings)?);
         let limits = Limits {
             kv_budget: self.kv_budget,
-            prefill_chunk: self.prefill_chunk,
+            prefill_chunk: self.prefill_chunk.min(bundle.longest_chunk()),
             context: bundle.manifest().context_length,
         };
         let inner = Arc::new(Loaded {

@@ -1,0 +1,85 @@
+"""Compiles the graphs of bundles with TensorRT-RTX on the CPU: no card is needed.
+
+    python scripts/tensorrt/compile.py BUNDLE... [--cards SM89 SM120] [--engines FOLDER]
+
+Every graph of every bundle is parsed and built with the profiles of its `lwv.json`, for each card. Anything that the parser or the
+builder refuses is an error. With --engines they are kept as FOLDER/<bundle>/<graph>.<card>.engine.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import tensorrt_rtx_bindings as trt
+
+
+class Refusals(trt.ILogger):
+    """Keeps what went wrong and says nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, message: str) -> None:
+        if severity <= trt.ILogger.Severity.ERROR:
+            self.lines.append(message)
+
+
+def compile_graph(file: Path, profiles: dict, card: str) -> tuple[bytes, int]:
+    """The engine of a graph, and how many layers its network had."""
+    refusals = Refusals()
+    builder = trt.Builder(refusals)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, refusals)
+    if not parser.parse_from_file(str(file)):
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise RuntimeError("\n".join(errors or refusals.lines))
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, card), 0)
+    profile = builder.create_optimization_profile()
+    for name, shapes in profiles.items():
+        profile.set_shape(name, shapes["min"], shapes["opt"], shapes["max"])
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise RuntimeError("\n".join(refusals.lines) or "no engine and no word why")
+    return bytes(engine), network.num_layers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+", type=Path)
+    parser.add_argument("--cards", nargs="+", default=["SM89", "SM120"])
+    parser.add_argument("--engines", type=Path)
+    args = parser.parse_args()
+    refused = 0
+    for bundle in args.bundles:
+        manifest = json.loads((bundle / "lwv.json").read_text())
+        for name, graph in manifest["graphs"].items():
+            file = graph["file"]
+            for card in args.cards:
+                started = time.monotonic()
+                place = f"{bundle.name} {name} {graph['precision']} {card}"
+                try:
+                    engine, layers = compile_graph(bundle / file, manifest["profiles"].get(file, {}), card)
+                except RuntimeError as error:
+                    refused += 1
+                    print(f"{place}: REFUSED\n{error}", flush=True)
+                    continue
+                seconds = time.monotonic() - started
+                print(f"{place}: {layers} layers, {len(engine) / 1e6:.1f} MB in {seconds:.1f} s", flush=True)
+                if args.engines:
+                    target = args.engines / bundle.name / f"{name}.{card.lower()}.engine"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.with_suffix(".partial").write_bytes(engine)
+                    os.replace(target.with_suffix(".partial"), target)
+    if refused:
+        sys.exit(f"{refused} graphs were refused")
+
+
+if __name__ == "__main__":
+    main()
