@@ -35,7 +35,12 @@ pub(crate) fn spend(
 
 /// Bits of a weight with its share of a scale.
 pub(crate) fn bits_per_weight(bits: Bits, block_size: usize) -> f64 {
-    BlockScheme { bits, block_size }.bytes(1, block_size) as f64 * 8.0 / block_size as f64
+    let scheme = BlockScheme {
+        bits,
+        block_size,
+        positive: false,
+    };
+    scheme.bytes(1, block_size) as f64 * 8.0 / block_size as f64
 }
 
 #[cfg(test)]

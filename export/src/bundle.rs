@@ -6,7 +6,6 @@ use lwv_model::{
     Precision, QuantizationEntry, Target, contract, expected_weights,
 };
 use lwv_processor::{ImageProcessor, Processor};
-#[cfg(feature = "verify")]
 use lwv_quantize::Bits;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -14,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::calibrated::Calibrated;
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, Quantization, Rounding, WeightFormat};
-use crate::graphs::{self, Graph, OPSET};
+use crate::graphs::{self, Graph};
 use crate::profiles::profiles;
 use crate::staging::Staging;
 use crate::weights::WeightStore;
@@ -45,6 +44,37 @@ pub struct Recipe {
     pub quantization: Quantization,
     /// What the graphs are lowered for.
     pub target: Target,
+}
+
+impl Recipe {
+    /// Checks that the target has what is wanted of it.
+    fn check(&self) -> Result<(), Error> {
+        if self.target != Target::TensorRt {
+            return Ok(());
+        }
+        let quantization = &self.quantization;
+        let mut bits = quantization
+            .head_bits
+            .iter()
+            .chain(quantization.overrides.values());
+        let refused = [
+            ("--int8-cache", quantization.int8_cache),
+            ("--bits-per-weight", quantization.bits_per_weight.is_some()),
+            ("--head-bits", bits.any(|bits| *bits == Bits::Eight)),
+        ];
+        match refused.into_iter().find(|(_, wanted)| *wanted) {
+            Some((option, _)) => Err(Error::Setting(option, "it goes with --target ort".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the checkpoint must be run on samples to make integers.
+    pub(crate) fn is_calibrated(&self) -> bool {
+        let rounds_activations = self.target == Target::TensorRt && self.precision == Precision::Int8;
+        rounds_activations
+            || self.quantization.rounding == Rounding::Compensated
+            || self.quantization.int8_cache
+    }
 }
 
 /// What an export wrote.
@@ -91,6 +121,7 @@ pub type Check<'a> = dyn FnMut(&Recipe, &Path) -> Result<Option<lwv_model::Parit
 /// # Errors
 /// Anything wrong with the checkpoint or adapter, named; a folder that cannot be written.
 pub fn export(recipe: &Recipe, progress: &dyn Progress, check: &mut Check<'_>) -> Result<Summary, Error> {
+    recipe.check()?;
     let source = Source::open(recipe)?;
     progress.total(source.bytes()?);
     let recipe = &with_islands(with_budget(recipe, &source, progress)?, progress)?;
@@ -208,7 +239,7 @@ fn write_bundle(
         &source.checkpoint,
         source.adapter.as_ref(),
         Formats::of(recipe),
-        calibrated.map(|calibrated| &calibrated.weights),
+        calibrated,
         &folder.join("onnx"),
         &read,
     );
@@ -232,7 +263,7 @@ fn write_bundle(
         );
         graphs.insert(
             name.to_owned(),
-            entry(name, &graph, graph_precision(name, recipe.precision)),
+            entry(name, &graph, graph_precision(name, recipe)),
         );
     }
     let data = weights.finish()?;
@@ -408,6 +439,7 @@ fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize) {
         weights += rows * columns;
         bytes += match formats.matrix(&name) {
             WeightFormat::Blocks(scheme) => scheme.bytes(rows, columns),
+            WeightFormat::Channels => rows * (columns + 2),
             WeightFormat::Float(element) => rows * columns * element.size(),
         };
     }
@@ -415,10 +447,11 @@ fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize) {
 }
 
 /// Precision of most matrices of a graph.
-fn graph_precision(name: &str, precision: Precision) -> Precision {
-    match (name, precision) {
-        (contract::VISION_ENCODER, Precision::Int4) => Precision::Int8,
-        _ => precision,
+fn graph_precision(name: &str, recipe: &Recipe) -> Precision {
+    match (name, recipe.precision, recipe.target) {
+        (contract::VISION_ENCODER, Precision::Int4, Target::TensorRt) => Precision::Fp16,
+        (contract::VISION_ENCODER, Precision::Int4, _) => Precision::Int8,
+        (_, precision, _) => precision,
     }
 }
 
@@ -426,7 +459,7 @@ fn entry(name: &str, graph: &Graph, precision: Precision) -> GraphEntry {
     GraphEntry {
         file: contract::graph_file(name),
         precision,
-        opset: OPSET,
+        opset: graph.opset,
         nodes: graph.model.node_count(),
         contract: graph.contract.clone(),
     }

@@ -2,11 +2,14 @@ use lwv_model::{CalibrationEntry, Checkpoint};
 #[cfg(feature = "verify")]
 use lwv_processor::Processor;
 
+use crate::activations::ActivationScales;
 use crate::bundle::Source;
 #[cfg(feature = "verify")]
-use crate::calibration::{CalibrationFolder, calibrate, default_samples, digest, read_samples};
+use crate::calibration::{
+    CalibrationFolder, activation_scales, calibrate, default_samples, digest, read_samples,
+};
 #[cfg(feature = "verify")]
-use crate::formats::Calibration;
+use crate::formats::{Calibration, Formats, WeightFormat};
 use crate::{Error, Progress, Recipe};
 
 /// Quantized matrices that calibration has made, in files beside the bundle's place: for each weight its codes and scales.
@@ -46,6 +49,8 @@ pub(crate) struct Calibrated {
     pub(crate) weights: CalibratedWeights,
     /// Scales of each layer's cache, where it is of 8 bits.
     pub(crate) cache_scales: Option<Vec<[Vec<f32>; 2]>>,
+    /// How layers round what they read, where they do.
+    pub(crate) activations: Option<ActivationScales>,
     /// What was looked at.
     pub(crate) samples: CalibrationEntry,
     #[cfg(feature = "verify")]
@@ -63,7 +68,7 @@ impl Calibrated {
         source: &Source,
         progress: &dyn Progress,
     ) -> Result<Option<Self>, Error> {
-        if !recipe.quantization.is_calibrated() {
+        if !recipe.is_calibrated() {
             return Ok(None);
         }
         let processor = Processor::from_dir(&recipe.checkpoint)?;
@@ -88,16 +93,29 @@ impl Calibrated {
         name.push(".calibration");
         let layers = source.config.text.num_hidden_layers;
         let folder = CalibrationFolder::open(recipe.bundle.with_file_name(name), &key.to_string(), layers)?;
-        calibrate(recipe, &samples, &folder, progress)?;
+        let formats = Formats::of(recipe);
+        let activations = match formats.matrix(source.config.text.head_name()) {
+            WeightFormat::Channels => Some(activation_scales(recipe, &samples, progress)?),
+            _ => {
+                calibrate(recipe, &samples, &folder, progress)?;
+                None
+            }
+        };
         let cache_scales = recipe
             .quantization
             .int8_cache
             .then(|| folder.cache_scales())
             .transpose()?;
-        let weights = CalibratedWeights::open(&folder.files())?;
+        let files = if activations.is_some() {
+            Vec::new()
+        } else {
+            folder.files()
+        };
+        let weights = CalibratedWeights::open(&files)?;
         Ok(Some(Self {
             weights,
             cache_scales,
+            activations,
             samples: entry,
             folder,
         }))
@@ -113,7 +131,7 @@ impl Calibrated {
 impl Calibrated {
     /// This build cannot calibrate.
     pub(crate) fn of(recipe: &Recipe, _: &Source, _: &dyn Progress) -> Result<Option<Self>, Error> {
-        if recipe.quantization.is_calibrated() {
+        if recipe.is_calibrated() {
             Err(Error::NoEngine("calibration"))
         } else {
             Ok(None)

@@ -1,11 +1,13 @@
 //! Calibration: samples are run through the checkpoint layer by layer, and each layer's matrices are quantized by what the
 //! layer reads.
 //!
-//! A layer reads what the *quantized* layers before it have made of the samples, so that it also makes up for them. Only one
-//! layer's weights are in memory, and what a layer has become is on disk before the next is begun: a calibration that was
-//! killed goes on where it was.
+//! A layer reads what the *quantized* layers before it have made of the samples, beside what the checkpoint's own layers make
+//! of them, so that it also makes up for what was lost before it. Only one layer's weights are in memory, and what a layer has
+//! become is on disk before the next is begun: a calibration that was killed goes on where it was.
 
+mod activations;
 mod folder;
+mod histogram;
 mod ranges;
 mod samples;
 mod statistics;
@@ -18,10 +20,11 @@ use lwv_processor::{PositionBuilder, Processor};
 use lwv_quantize::{BlockMatrix, BlockScheme, Compensator, Hessian, round_to_nearest};
 use lwv_train::{CandleOps, Network, Tensor};
 
+pub(crate) use activations::activation_scales;
 pub(crate) use folder::CalibrationFolder;
 use ranges::Ranges;
 pub(crate) use samples::{Sample, default_samples, digest, read_samples};
-use statistics::Statistics;
+use statistics::{Inputs, Statistics};
 
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, WeightFormat};
@@ -45,8 +48,13 @@ pub(crate) fn calibrate(
 ) -> Result<(), Error> {
     let mut network = open_network(recipe)?;
     let config = network.config().clone();
+    let states = embed(&mut network, samples)?;
     let mut calibration = Calibration {
-        states: embed(&mut network, samples)?,
+        meant: match recipe.quantization.rounding {
+            Rounding::Compensated => states.clone(),
+            Rounding::Nearest => Vec::new(),
+        },
+        states,
         rotary: rotary(&mut network, &config, samples)?,
         formats: Formats::of(recipe),
         rounding: recipe.quantization.rounding,
@@ -82,7 +90,7 @@ pub(crate) fn islands(recipe: &Recipe, progress: &dyn Progress) -> Result<BTreeM
         }
         ops.forget(|_| true);
     }
-    let islands = ranges.lock().unwrap_or_else(PoisonError::into_inner).islands();
+    let islands = locked(&ranges).islands();
     Ok(islands)
 }
 
@@ -95,13 +103,19 @@ struct Calibration<'a> {
     folder: &'a CalibrationFolder,
     /// What each sample has become so far, `[1, tokens, hidden]`.
     states: Vec<Tensor>,
+    /// What the checkpoint makes of each; empty where nobody asks.
+    meant: Vec<Tensor>,
     rotary: Vec<Rotary<Tensor>>,
 }
 
 impl Calibration<'_> {
     /// Quantizes one layer and sends the samples through what it has become.
     fn layer(&mut self, layer: usize) -> Result<(), Error> {
-        if !self.folder.has_layer(layer) {
+        if self.folder.has_layer(layer) {
+            for sample in 0..self.meant.len() {
+                self.advance_meant(layer, sample)?;
+            }
+        } else {
             let statistics = self.observe(layer)?;
             let mut matrices = Vec::new();
             for (names, hessian) in statistics.hessians() {
@@ -126,18 +140,32 @@ impl Calibration<'_> {
         Ok(())
     }
 
-    /// What a layer reads and caches.
+    /// What a layer, as it is in the checkpoint, reads and caches.
     fn observe(&mut self, layer: usize) -> Result<Statistics, Error> {
         let cache_only = self.rounding == Rounding::Nearest;
         let statistics = Arc::new(Mutex::new(Statistics::new(cache_only)));
-        self.ops.observe(Some(statistics.clone()));
-        let states = self.states.clone();
-        let seen = self.advance(layer);
-        self.states = states;
+        for sample in 0..self.states.len() {
+            if !cache_only {
+                let inputs = Arc::new(Mutex::new(Inputs::default()));
+                self.ops.observe(Some(inputs.clone()));
+                self.advance_meant(layer, sample)?;
+                let meant = std::mem::take(&mut *locked(&inputs));
+                locked(&statistics).expect(meant);
+            }
+            self.ops.observe(Some(statistics.clone()));
+            let (state, rotary) = (&self.states[sample], &self.rotary[sample]);
+            decoder_layer(self.ops, &self.config.text, layer, state, rotary).map_err(failed)?;
+        }
         self.ops.observe(None);
-        seen?;
-        let mut statistics = statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut statistics))
+        Ok(std::mem::take(&mut *locked(&statistics)))
+    }
+
+    /// Sends what the checkpoint makes of a sample through a layer that is still the checkpoint's.
+    fn advance_meant(&mut self, layer: usize, sample: usize) -> Result<(), Error> {
+        let (state, rotary) = (&self.meant[sample], &self.rotary[sample]);
+        self.meant[sample] =
+            decoder_layer(self.ops, &self.config.text, layer, state, rotary).map_err(failed)?;
+        Ok(())
     }
 
     /// Sends every sample through a layer.
@@ -151,11 +179,7 @@ impl Calibration<'_> {
     /// Quantizes the head by what it reads: the embedding table where they are tied.
     fn head(&mut self) -> Result<(), Error> {
         let text = &self.config.text;
-        let name = if text.tie_word_embeddings {
-            "model.embed_tokens.weight"
-        } else {
-            "lm_head.weight"
-        };
+        let name = text.head_name();
         let WeightFormat::Blocks(scheme) = self.formats.matrix(name) else {
             return Ok(());
         };
@@ -163,9 +187,12 @@ impl Calibration<'_> {
             return Ok(());
         }
         let mut hessian = Hessian::new(text.hidden_size);
-        for state in &self.states {
-            let normed = decoder_norm(self.ops, text, state).map_err(failed)?;
-            hessian.add(&to_vec(&normed)?);
+        for (state, meant) in self.states.iter().zip(&self.meant) {
+            let [read, meant] = [state, meant].map(|state| decoder_norm(self.ops, text, state));
+            hessian.add_drifted(
+                &to_vec(&read.map_err(failed)?)?,
+                &to_vec(&meant.map_err(failed)?)?,
+            );
         }
         let compensator = self.compensator(name, &hessian)?;
         let matrix = self.quantize_shaped(
@@ -279,6 +306,10 @@ fn rotary(
         decoder_rotary(ops, &config.text, &positions).map_err(failed)
     };
     samples.iter().map(of_sample).collect()
+}
+
+fn locked<T: ?Sized>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The values of a tensor, row-major.

@@ -1,12 +1,12 @@
 use std::collections::HashMap;
 
 use lwv_model::{ElementType, Linear};
-use lwv_onnx::{Attribute, DataType, Dimension, GraphBuilder, Model, Node, Output};
+use lwv_onnx::{Attribute, DataType, Dimension, GraphBuilder, Model, Node, Output, Tensor};
 use lwv_quantize::BlockScheme;
 
 use crate::Error;
 use crate::value::{Activation, Layout, Value};
-use crate::weights::{Placed, WeightStore};
+use crate::weights::{Placed, PlacedBlocks, WeightStore};
 
 /// A graph being built, with the weights that enter it.
 pub(crate) struct Emitter<'a, 'w> {
@@ -312,6 +312,57 @@ impl<'a, 'w> Emitter<'a, 'w> {
             width: rows,
             ..x.renamed(self.microsoft("MatMulNBits", &inputs, attributes))
         })
+    }
+
+    /// A matrix of integers of 4 bits as floats, in the type of products.
+    pub(crate) fn dequantized_blocks(
+        &mut self,
+        weight: &Value,
+        scheme: BlockScheme,
+    ) -> Result<String, Error> {
+        let (name, shape) = weight.weight("linear")?;
+        let (rows, columns) = (shape[0], shape[1..].iter().product());
+        let placed = self.weights.place_blocks(name, &[(name, shape)], scheme)?;
+        let attributes = [
+            Attribute::int("axis", 1),
+            Attribute::int("block_size", scheme.block_size as i64),
+        ];
+        let shapes: [&[usize]; 2] = [&[rows, columns], &[rows, scheme.blocks(columns)]];
+        self.dequantized(name, DataType::Int4, placed, shapes, &attributes)
+    }
+
+    /// A matrix of integers of 8 bits as floats, in the type of products.
+    pub(crate) fn dequantized_channels(&mut self, weight: &Value) -> Result<String, Error> {
+        let (name, shape) = weight.weight("linear")?;
+        let placed = self.weights.place_channels(name, shape)?;
+        let shapes: [&[usize]; 2] = [&[shape[0], shape[1..].iter().product()], &[shape[0]]];
+        self.dequantized(name, DataType::Int8, placed, shapes, &[Attribute::int("axis", 0)])
+    }
+
+    fn dequantized(
+        &mut self,
+        name: &str,
+        dtype: DataType,
+        placed: PlacedBlocks,
+        [codes, scales]: [&[usize]; 2],
+        attributes: &[Attribute],
+    ) -> Result<String, Error> {
+        let (code_name, scale_name) = (format!("{name}.codes"), format!("{name}.scales"));
+        let codes = self.add_initializer(&code_name, dtype, codes, placed.codes)?;
+        let scales = self.add_initializer(&scale_name, DataType::Float16, scales, placed.scales)?;
+        Ok(self.op("DequantizeLinear", &[&codes, &scales], attributes.iter().cloned()))
+    }
+
+    /// `x` rounded to 8 bits, `step` a level, and back: symmetric, so the zero point is 0.
+    pub(crate) fn rounded(&mut self, x: &Activation, step: f32) -> Activation {
+        let x = self.as_type(x, ElementType::Float16);
+        let step = self.builder.constant_floats(DataType::Float16, &[step], &[]);
+        let step = self.keep(step);
+        let zero = Tensor::new(DataType::Int8, &[], vec![0]);
+        let zero = zero.map(|zero| self.builder.constant(zero));
+        let zero = self.keep(zero);
+        let codes = self.op("QuantizeLinear", &[&x.name, &step, &zero], []);
+        x.renamed(self.op("DequantizeLinear", &[&codes, &step, &zero], []))
     }
 
     /// Rows of a table of small integers.

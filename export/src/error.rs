@@ -80,6 +80,11 @@ pub enum Error {
     /// The checkpoint cannot be run on samples.
     #[error("calibration: {0}")]
     Calibration(String),
+    /// The samples never reached a matrix whose inputs are to be rounded.
+    #[error(
+        "no sample reached `{0}`, so nothing is known of what it reads; calibrate with samples that use all of the model"
+    )]
+    NoRange(String),
     /// An operation was given a tensor it cannot take: the network and the exporter disagree.
     #[error("operation `{operation}` cannot take {got}")]
     Operand {

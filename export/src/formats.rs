@@ -5,7 +5,7 @@ use lwv_model::{ElementType, Precision, Target};
 use lwv_quantize::{Bits, BlockScheme};
 use serde::Serialize;
 
-use crate::Recipe;
+use crate::{ActivationRange, Recipe};
 
 /// How integer weights are made of floats. What is not said here follows from the precision.
 #[derive(Debug, Clone, Serialize)]
@@ -22,6 +22,8 @@ pub struct Quantization {
     pub bits_per_weight: Option<f64>,
     /// Whether keys and values are cached in 8 bits, with a fixed scale for each channel.
     pub int8_cache: bool,
+    /// How far values may go that are rounded to 8 bits between layers, where the target has such.
+    pub activation_range: ActivationRange,
     /// What calibration looks at.
     pub calibration: Calibration,
 }
@@ -47,13 +49,6 @@ impl Default for Calibration {
     }
 }
 
-impl Quantization {
-    /// Whether the checkpoint must be run on samples.
-    pub fn is_calibrated(&self) -> bool {
-        self.rounding == Rounding::Compensated || self.int8_cache
-    }
-}
-
 impl Default for Quantization {
     fn default() -> Self {
         Self {
@@ -63,6 +58,7 @@ impl Default for Quantization {
             overrides: BTreeMap::new(),
             bits_per_weight: None,
             int8_cache: false,
+            activation_range: ActivationRange::Largest,
             calibration: Calibration::default(),
         }
     }
@@ -85,6 +81,8 @@ pub(crate) enum WeightFormat {
     Float(ElementType),
     /// As small integers with a scale for each block.
     Blocks(BlockScheme),
+    /// As integers of 8 bits with a scale for each output, between rounded inputs and float outputs.
+    Channels,
 }
 
 /// The format of every weight.
@@ -123,13 +121,33 @@ impl<'a> Formats<'a> {
 
     /// Type of matrix products and attention.
     pub(crate) fn compute_type(&self) -> ElementType {
-        self.precision.element_type()
+        match (self.target, self.precision) {
+            // Cards have no use for 32 bits around integers.
+            (Target::TensorRt, Precision::Int8 | Precision::Int4) => ElementType::Float16,
+            _ => self.precision.element_type(),
+        }
+    }
+
+    /// Opset of the default domain, and version of the file format, that the formats need.
+    pub(crate) fn versions(&self) -> [i64; 2] {
+        match (self.target, self.precision) {
+            // Integers of 4 bits in blocks.
+            (Target::TensorRt, Precision::Int4) => [21, 10],
+            // Scales of 16 bits.
+            (Target::TensorRt, Precision::Int8) => [19, 9],
+            _ => [18, 8],
+        }
     }
 
     /// Format of a matrix that a linear layer reads. The vision tower is small beside the decoder and its features are all
     /// that the decoder sees of a picture, so it never gets four bits unasked.
     pub(crate) fn matrix(&self, name: &str) -> WeightFormat {
         let bits = match self.precision {
+            Precision::Int8 if self.target == Target::TensorRt => return WeightFormat::Channels,
+            // Weights of 8 bits alone save a tower of this size nothing on cards.
+            Precision::Int4 if self.target == Target::TensorRt && name.starts_with("visual.") => {
+                return WeightFormat::Float(self.compute_type());
+            }
             Precision::Int4 if name.starts_with("visual.") => Bits::Eight,
             Precision::Int4 => Bits::Four,
             Precision::Int8 => Bits::Eight,
@@ -142,6 +160,7 @@ impl<'a> Formats<'a> {
         WeightFormat::Blocks(BlockScheme {
             bits,
             block_size: self.quantization.block_size,
+            positive: self.target == Target::TensorRt,
         })
     }
 
@@ -156,14 +175,14 @@ impl<'a> Formats<'a> {
         }
     }
 
-    /// Format of the embedding table, of rows of `width`: that of any matrix, so that a tied head shares it; but the operator
-    /// that reads rows takes whole blocks only.
-    pub(crate) fn table(&self, name: &str, width: usize) -> WeightFormat {
+    /// Scheme of the embedding table, of rows of `width`: that of any matrix, so that a tied head shares it; but the operator
+    /// that reads rows takes whole blocks only. `None` where it stays float, in the type of products.
+    pub(crate) fn table(&self, name: &str, width: usize) -> Option<BlockScheme> {
         match self.matrix(name) {
-            WeightFormat::Blocks(scheme) if !width.is_multiple_of(scheme.block_size) => {
-                WeightFormat::Float(self.compute_type())
+            WeightFormat::Blocks(scheme) => {
+                (self.target == Target::Ort && width.is_multiple_of(scheme.block_size)).then_some(scheme)
             }
-            format => format,
+            _ => None,
         }
     }
 }
@@ -188,7 +207,7 @@ mod tests {
     fn bits(format: WeightFormat) -> Option<Bits> {
         match format {
             WeightFormat::Blocks(scheme) => Some(scheme.bits),
-            WeightFormat::Float(_) => None,
+            _ => None,
         }
     }
 
@@ -234,13 +253,12 @@ mod tests {
         let (quantization, islands) = (Quantization::default(), BTreeMap::new());
         let formats = formats(Precision::Int4, &quantization, &islands);
         assert_eq!(
-            bits(formats.table("model.embed_tokens.weight", 64)),
+            formats
+                .table("model.embed_tokens.weight", 64)
+                .map(|scheme| scheme.bits),
             Some(Bits::Four)
         );
-        assert_eq!(
-            formats.table("model.embed_tokens.weight", 72),
-            WeightFormat::Float(ElementType::Float32)
-        );
+        assert_eq!(formats.table("model.embed_tokens.weight", 72), None);
     }
 
     #[test]

@@ -14,15 +14,14 @@ use crate::ops::OnnxOps;
 use crate::value::Value;
 use crate::weights::WeightStore;
 
-/// Opset of the default domain: understood by ONNX Runtime 1.14 and later.
-pub(crate) const OPSET: i64 = 18;
-
 /// A graph and what its borders promise.
 pub(crate) struct Graph {
     /// The graph.
     pub(crate) model: Model,
     /// Its inputs and outputs.
     pub(crate) contract: GraphContract,
+    /// Opset of the default domain.
+    pub(crate) opset: i64,
 }
 
 /// Images to features.
@@ -174,7 +173,11 @@ fn feature_rows(graph: &mut Emitter<'_, '_>, image_token_id: u32) -> String {
 
 fn start<'a, 'w>(name: &str, contract: &GraphContract, weights: &'a mut WeightStore<'w>) -> Emitter<'a, 'w> {
     let mut builder = GraphBuilder::new(name);
-    builder.opset("", OPSET).opset("com.microsoft", 1);
+    let [opset, ir_version] = weights.formats().versions();
+    builder.opset("", opset).ir_version(ir_version);
+    if weights.formats().target() == Target::Ort {
+        builder.opset("com.microsoft", 1);
+    }
     let mut graph = Emitter::new(builder, weights);
     for input in &contract.inputs {
         graph.input(&input.name, data_type(input.element_type), &dimensions(input));
@@ -194,8 +197,10 @@ fn finish(mut graph: Emitter<'_, '_>, contract: GraphContract, result: &str) -> 
             &dimensions(output),
         );
     }
+    let [opset, _] = graph.weights.formats().versions();
     Ok(Graph {
         model: graph.finish()?,
+        opset,
         contract,
     })
 }

@@ -6,6 +6,7 @@
 //! bundle with the checkpoint.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod activations;
 #[cfg(feature = "verify")]
 mod budget;
 mod bundle;
@@ -36,6 +37,7 @@ mod value;
 pub mod verify;
 mod weights;
 
+pub use activations::ActivationRange;
 pub use bundle::{Check, Progress, Recipe, Summary, export};
 pub use error::Error;
 pub use formats::{Calibration, Quantization, Rounding};

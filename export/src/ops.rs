@@ -1,4 +1,4 @@
-use lwv_model::{ElementType, Linear, Ops, Rotary, Segments, SelfAttention};
+use lwv_model::{ElementType, Linear, Ops, Rotary, Segments, SelfAttention, Target};
 use lwv_onnx::{Attribute, DataType};
 
 use crate::Error;
@@ -68,10 +68,9 @@ impl Ops for OnnxOps<'_, '_> {
         let (name, shape) = table.weight("embedding")?;
         let ids = &ids.activation("embedding")?.name;
         let (rows, element) = match self.graph.weights.formats().table(name, shape[1]) {
-            WeightFormat::Blocks(scheme) => {
-                (self.graph.block_rows(ids, table, scheme)?, ElementType::Float32)
-            }
-            WeightFormat::Float(element) => {
+            Some(scheme) => (self.graph.block_rows(ids, table, scheme)?, ElementType::Float32),
+            None => {
+                let element = self.graph.compute_type();
                 let table = self.graph.initializer(table, element)?;
                 (self.graph.op("Gather", &[&table, ids], []), element)
             }
@@ -87,22 +86,39 @@ impl Ops for OnnxOps<'_, '_> {
 
     fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value, Error> {
         let (name, shape) = weight.weight("linear")?;
-        let x = x.activation("linear")?;
+        let mut x = x.activation("linear")?.clone();
         self.graph.enter(module(name));
-        let element = match self.graph.weights.formats().matrix(name) {
-            WeightFormat::Float(element) => element,
+        let target = self.graph.weights.formats().target();
+        let compute = self.graph.compute_type();
+        let (matrix, element) = match self.graph.weights.formats().matrix(name) {
+            WeightFormat::Float(element) => (self.graph.initializer(weight, element)?, element),
+            WeightFormat::Blocks(scheme) if target == Target::TensorRt => {
+                let columns: usize = shape[1..].iter().product();
+                // Blocks there are whole.
+                if columns.is_multiple_of(scheme.block_size) {
+                    (self.graph.dequantized_blocks(weight, scheme)?, compute)
+                } else {
+                    (self.graph.initializer(weight, compute)?, compute)
+                }
+            }
+            WeightFormat::Channels => {
+                let step = self.graph.weights.activation_step(name);
+                let step = step.ok_or_else(|| Error::NoRange(name.to_owned()))?;
+                x = self.graph.rounded(&x, step);
+                (self.graph.dequantized_channels(weight)?, compute)
+            }
             WeightFormat::Blocks(scheme) => {
                 let linear = Linear {
                     weight: weight.clone(),
                     bias: bias.cloned(),
                 };
-                let made = self.graph.block_linear(x, module(name), &[&linear], scheme)?;
+                let made = self.graph.block_linear(&x, module(name), &[&linear], scheme)?;
                 return Ok(Value::Activation(made));
             }
         };
-        let x = self.graph.as_flat(x);
+        let x = self.graph.as_flat(&x);
         let x = self.graph.as_type(&x, element);
-        let mut inputs = vec![x.name, self.graph.initializer(weight, element)?];
+        let mut inputs = vec![x.name, matrix];
         if let Some(bias) = bias {
             inputs.push(self.graph.initializer(bias, element)?);
         }

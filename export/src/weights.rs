@@ -7,7 +7,7 @@ use lwv_model::{Adapter, Checkpoint, LowRank, StoredType, TensorInfo};
 use lwv_onnx::{DataType, ExternalFile, ExternalLocation, ExternalWriter};
 
 use crate::Error;
-use crate::calibrated::CalibratedWeights;
+use crate::calibrated::Calibrated;
 use crate::formats::Formats;
 
 mod blocks;
@@ -29,7 +29,7 @@ pub(crate) struct WeightStore<'a> {
     checkpoint: &'a Checkpoint,
     adapter: Option<&'a Adapter>,
     formats: Formats<'a>,
-    calibrated: Option<&'a CalibratedWeights>,
+    calibrated: Option<&'a Calibrated>,
     folder: PathBuf,
     writer: Option<ExternalWriter>,
     placed: HashMap<(String, DataType), ExternalLocation>,
@@ -45,7 +45,7 @@ impl<'a> WeightStore<'a> {
         checkpoint: &'a Checkpoint,
         adapter: Option<&'a Adapter>,
         formats: Formats<'a>,
-        calibrated: Option<&'a CalibratedWeights>,
+        calibrated: Option<&'a Calibrated>,
         folder: &Path,
         progress: &'a dyn Fn(u64),
     ) -> Self {
@@ -162,7 +162,7 @@ impl<'a> WeightStore<'a> {
             (info.stored, dtype),
             (StoredType::F32, DataType::Float32) | (StoredType::F16, DataType::Float16)
         );
-        if same && self.update(name, info)?.is_none() {
+        if same && self.update(name, info)?.is_none() && self.multipliers(name).is_none() {
             return self.checkpoint.read_bytes(info, |bytes| {
                 (self.progress)(bytes.len() as u64);
                 take(bytes)
@@ -180,7 +180,16 @@ impl<'a> WeightStore<'a> {
         })
     }
 
-    /// Reads a weight in pieces, as f32, the adapter merged in.
+    /// What one level stands for of what the matrix `name` reads, where that is rounded to 8 bits.
+    pub(crate) fn activation_step(&self, name: &str) -> Option<f32> {
+        self.calibrated?.activations.as_ref()?.steps.get(name).copied()
+    }
+
+    fn multipliers(&self, name: &str) -> Option<&'a Vec<f32>> {
+        self.calibrated?.activations.as_ref()?.multipliers.get(name)
+    }
+
+    /// Reads a weight in pieces, as f32, the adapter merged in and what was moved between weights.
     fn read(
         &self,
         name: &str,
@@ -192,6 +201,13 @@ impl<'a> WeightStore<'a> {
         self.checkpoint.read_f32(info, |floats| {
             if let Some(update) = update {
                 update.add_to(floats, done);
+            }
+            if let Some(multipliers) = self.multipliers(name) {
+                let multipliers = multipliers.iter().cycle().skip(done % multipliers.len());
+                floats
+                    .iter_mut()
+                    .zip(multipliers)
+                    .for_each(|(weight, by)| *weight *= by);
             }
             done += floats.len();
             (self.progress)((floats.len() * info.stored.size()) as u64);

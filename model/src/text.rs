@@ -58,6 +58,15 @@ struct TextFields {
 }
 
 impl TextConfig {
+    /// Canonical name of the head's weight: the embedding table where they are tied.
+    pub fn head_name(&self) -> &'static str {
+        if self.tie_word_embeddings {
+            "model.embed_tokens.weight"
+        } else {
+            "lm_head.weight"
+        }
+    }
+
     pub(crate) fn from_fields(
         fields: &Value,
         tied: bool,

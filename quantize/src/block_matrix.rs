@@ -83,7 +83,7 @@ pub fn round_to_nearest(weights: &[f32], columns: usize, scheme: BlockScheme) ->
                 .chunks(scheme.block_size)
                 .zip(codes.chunks_mut(scheme.block_bytes()));
             for ((block, codes), scale) in blocks.zip(scales) {
-                *scale = plain_scale(block, scheme.bits);
+                *scale = plain_scale(block, scheme);
                 let inverse = inverse(*scale);
                 for (place, weight) in block.iter().enumerate() {
                     put_level(codes, place, scheme.bits, scheme.bits.level(weight * inverse));

@@ -1,3 +1,4 @@
+use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
@@ -26,6 +27,8 @@ struct Group {
     start: usize,
     /// Lower triangle of the sum.
     sum: Mat<f32>,
+    /// Sum of `(y - x) · xᵀ` where rows `y` were meant to be read and `x` were.
+    drift: Option<Mat<f32>>,
 }
 
 /// The inverse of a group's Hessian as `Uᵀ · U`, `U` upper triangular.
@@ -38,6 +41,8 @@ pub(crate) struct InverseFactor {
     pub(crate) size: usize,
     /// Mean square of each input.
     pub(crate) importance: Vec<f32>,
+    /// What a row of weights is multiplied by to get its correction for drift, row-major `[size, size]`.
+    pub(crate) correction: Option<Vec<f32>>,
 }
 
 impl Hessian {
@@ -48,6 +53,7 @@ impl Hessian {
             Group {
                 start,
                 sum: Mat::zeros(size, size),
+                drift: None,
             }
         });
         Self {
@@ -95,6 +101,26 @@ impl Hessian {
         self.rows += rows;
     }
 
+    /// Takes in rows that the layer read, and what it would have read had nothing before it been rounded, both
+    /// `[rows, columns]`. [`Compensator`](crate::Compensator) then also makes up for what came before the layer.
+    ///
+    /// # Panics
+    /// There is no whole number of rows, or not as many of both.
+    pub fn add_drifted(&mut self, inputs: &[f32], meant: &[f32]) {
+        assert_eq!(inputs.len(), meant.len(), "as many rows as were meant");
+        self.add(inputs);
+        let rows = inputs.len() / self.columns;
+        let drift: Vec<f32> = meant.iter().zip(inputs).map(|(y, x)| y - x).collect();
+        let drift = MatRef::from_row_major_slice(&drift, rows, self.columns);
+        let inputs = MatRef::from_row_major_slice(inputs, rows, self.columns);
+        for group in &mut self.groups {
+            let size = group.sum.nrows();
+            let [drift, x] = [drift, inputs].map(|rows| rows.subcols(group.start, size));
+            let sum = group.drift.get_or_insert_with(|| Mat::zeros(size, size));
+            matmul(sum.as_mut(), Accum::Add, drift.transpose(), x, 1.0, Par::rayon(0));
+        }
+    }
+
     /// Inverts every group.
     ///
     /// # Errors
@@ -138,11 +164,33 @@ impl Group {
         }
         Ok(InverseFactor {
             start: self.start,
+            correction: self.drift.as_ref().map(|drift| correction(drift, &upper, mean)),
             upper,
             size,
             importance,
         })
     }
+}
+
+/// `drift · H⁻¹ = drift · Uᵀ · U`: what a row `w` of weights is moved by, `w · drift · H⁻¹`, is the least-squares answer to
+/// inputs that are not what was meant.
+fn correction(drift: &Mat<f32>, upper: &[f32], mean: f64) -> Vec<f32> {
+    let size = drift.nrows();
+    let upper = MatRef::from_row_major_slice(upper, size, size);
+    let mut half = Mat::<f32>::zeros(size, size);
+    let parallel = Par::rayon(0);
+    matmul(
+        half.as_mut(),
+        Accum::Replace,
+        drift.as_ref(),
+        upper.transpose(),
+        mean as f32,
+        parallel,
+    );
+    let mut correction = vec![0.0; size * size];
+    let target = MatMut::from_row_major_slice_mut(&mut correction, size, size);
+    matmul(target, Accum::Replace, half.as_ref(), upper, 1.0, parallel);
+    correction
 }
 
 #[cfg(test)]

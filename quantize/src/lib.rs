@@ -8,10 +8,13 @@
 //! - [`Compensator`] also looks at what the layer reads, a [`Hessian`] gathered from calibration samples, and lets later
 //!   weights of a row make up for the rounding of earlier ones (GPTQ, arXiv 2210.17323).
 //!
+//! [`ChannelMatrix`] has 8 bits and one scale for each output, which is what products of integers with rounded inputs take.
+//!
 //! Nothing here knows a model, a file or a tensor library.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod block_matrix;
+mod channel_matrix;
 mod compensation;
 mod error;
 mod hessian;
@@ -19,6 +22,7 @@ mod scale;
 mod scheme;
 
 pub use block_matrix::{BlockMatrix, round_to_nearest};
+pub use channel_matrix::ChannelMatrix;
 pub use compensation::Compensator;
 pub use error::Error;
 pub use hessian::Hessian;

@@ -58,6 +58,9 @@ pub struct BlockScheme {
     pub bits: Bits,
     /// Weights that share a scale; the last block of a row may be shorter and is stored as if filled with zeros.
     pub block_size: usize,
+    /// Whether every scale must be positive. Else a negative one gives the side of the largest weight the level more.
+    #[serde(default)]
+    pub positive: bool,
 }
 
 impl BlockScheme {
@@ -69,7 +72,11 @@ impl BlockScheme {
         if !block_size.is_power_of_two() || !(16..=256).contains(&block_size) {
             return Err(Error::BlockSize(block_size));
         }
-        Ok(Self { bits, block_size })
+        Ok(Self {
+            bits,
+            block_size,
+            positive: false,
+        })
     }
 
     /// Blocks of a row of `columns` weights.

@@ -3,6 +3,21 @@ use std::collections::HashMap;
 use lwv_quantize::Hessian;
 use lwv_train::{Error, Observer, Tensor};
 
+/// What each layer reads of one sample.
+#[derive(Default)]
+pub(crate) struct Inputs(HashMap<String, Tensor>);
+
+impl Observer for Inputs {
+    fn linear(&mut self, weight: &str, x: &Tensor, _: &Tensor) -> Result<(), Error> {
+        self.0.insert(weight.to_owned(), x.clone());
+        Ok(())
+    }
+
+    fn cached(&mut self, _: usize, _: &Tensor, _: &Tensor) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
 /// What the layers of a network read and cache, over all samples.
 #[derive(Default)]
 pub(crate) struct Statistics {
@@ -11,6 +26,8 @@ pub(crate) struct Statistics {
     /// Layers that read the same tensor share a Hessian: queries, keys and values, or gate and up.
     groups: Vec<(Vec<String>, Hessian)>,
     group_of: HashMap<String, usize>,
+    /// What is meant to be read of the sample that comes.
+    meant: Inputs,
     /// The tensor that was read last, and its group.
     last: Option<(Tensor, usize)>,
     /// Largest magnitude of each channel of keys and of values, `[key_value_heads · head_dim]`.
@@ -24,6 +41,11 @@ impl Statistics {
             cache_only,
             ..Self::default()
         }
+    }
+
+    /// Tells what is meant to be read of the sample that comes.
+    pub(crate) fn expect(&mut self, inputs: Inputs) {
+        self.meant = inputs;
     }
 
     /// The names of matrices that read the same, and how it varies.
@@ -72,7 +94,13 @@ impl Observer for Statistics {
         self.last = Some((x.clone(), group));
         // The first matrix of a group has counted the rows that the others read too.
         if !self.cache_only && self.groups[group].0[0] == weight {
-            self.groups[group].1.add(&x.flatten_all()?.to_vec1()?);
+            let read: Vec<f32> = x.flatten_all()?.to_vec1()?;
+            match self.meant.0.get(weight) {
+                Some(meant) => self.groups[group]
+                    .1
+                    .add_drifted(&read, &meant.flatten_all()?.to_vec1()?),
+                None => self.groups[group].1.add(&read),
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lwv_export::{Calibration, Error, Quantization, Rounding};
+use lwv_export::{ActivationRange, Calibration, Error, Quantization, Rounding};
 use lwv_model::Precision;
 use lwv_quantize::{Bits, BlockScheme};
 
@@ -24,6 +24,9 @@ pub(crate) struct IntegerOptions {
     /// Cache keys and values in 8 bits: a quarter of the memory, and faster in long texts on CPUs
     #[arg(long)]
     int8_cache: bool,
+    /// With --int8 --target tensorrt: how far values may go that are rounded between layers
+    #[arg(long, value_enum, default_value = "largest")]
+    activation_range: RangeArg,
     /// What calibration looks at, a dataset as for training; prose and photographs of our own where none is given
     #[arg(long, value_name = "FILE")]
     calibration: Vec<PathBuf>,
@@ -46,6 +49,17 @@ enum RoundingArg {
     Nearest,
     /// By samples, later weights making up for earlier ones (GPTQ)
     Compensated,
+}
+
+/// How far values may go that are rounded to 8 bits.
+#[derive(Clone, Copy, ValueEnum)]
+enum RangeArg {
+    /// As far as they went on the samples
+    Largest,
+    /// As far as 99.99 % of them went
+    Percentile,
+    /// To where the distribution changes least
+    Entropy,
 }
 
 impl IntegerOptions {
@@ -83,6 +97,11 @@ impl IntegerOptions {
             head_bits: self.head_bits,
             bits_per_weight: self.bits_per_weight,
             int8_cache: self.int8_cache,
+            activation_range: match self.activation_range {
+                RangeArg::Largest => ActivationRange::Largest,
+                RangeArg::Percentile => ActivationRange::Percentile,
+                RangeArg::Entropy => ActivationRange::Entropy,
+            },
             calibration: Calibration {
                 datasets: self.calibration.clone(),
                 media_dir: self.media_dir.clone(),
