@@ -14,6 +14,7 @@ use crate::calibrated::Calibrated;
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, Quantization, Rounding, WeightFormat};
 use crate::graphs::{self, Graph};
+use crate::lower::check_for_tensorrt;
 use crate::profiles::profiles;
 use crate::staging::Staging;
 use crate::weights::WeightStore;
@@ -253,6 +254,9 @@ fn write_bundle(
             data_files.push(name);
         }
         let graph = build(name, source, calibrated, &mut weights)?;
+        if recipe.target == Target::TensorRt {
+            check_for_tensorrt(name, &graph.model)?;
+        }
         let digest = graph.model.write(folder.join(contract::graph_file(name)))?;
         files.insert(
             contract::graph_file(name),

@@ -6,25 +6,30 @@
 //! become is on disk before the next is begun: a calibration that was killed goes on where it was.
 
 mod activations;
+mod cache_range;
 mod folder;
 mod histogram;
 mod ranges;
 mod samples;
-mod statistics;
+mod tap;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lwv_model::{ModelConfig, Rotary, decoder_layer, decoder_norm, decoder_rotary};
+use lwv_model::{
+    ModelConfig, Rotary, TextConfig, decoder_attention, decoder_feed_forward, decoder_layer, decoder_norm,
+    decoder_rotary,
+};
 use lwv_processor::{PositionBuilder, Processor};
 use lwv_quantize::{BlockMatrix, BlockScheme, Compensator, Hessian, round_to_nearest};
 use lwv_train::{CandleOps, Network, Tensor};
 
 pub(crate) use activations::activation_scales;
+use cache_range::CacheRange;
 pub(crate) use folder::CalibrationFolder;
 use ranges::Ranges;
 pub(crate) use samples::{Sample, default_samples, digest, read_samples};
-use statistics::{Inputs, Statistics};
+use tap::tap;
 
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, WeightFormat};
@@ -46,7 +51,7 @@ pub(crate) fn calibrate(
     folder: &CalibrationFolder,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    let mut network = open_network(recipe)?;
+    let (mut network, mut exact) = (open_network(recipe)?, open_network(recipe)?);
     let config = network.config().clone();
     let states = embed(&mut network, samples)?;
     let mut calibration = Calibration {
@@ -61,6 +66,7 @@ pub(crate) fn calibrate(
         config: &config,
         folder,
         ops: network.ops(),
+        exact: exact.ops(),
     };
     for layer in 0..config.text.num_hidden_layers {
         progress.step("calibrating", layer, config.text.num_hidden_layers);
@@ -94,9 +100,46 @@ pub(crate) fn islands(recipe: &Recipe, progress: &dyn Progress) -> Result<BTreeM
     Ok(islands)
 }
 
+/// Half a layer of the decoder: nothing is computed again when the second is calibrated.
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Attention,
+    FeedForward,
+}
+
+impl Half {
+    /// Its matrices in the order in which they are read; those of one line read the same.
+    fn readers(self) -> [&'static [&'static str]; 2] {
+        match self {
+            Self::Attention => [
+                &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+                &["self_attn.o_proj"],
+            ],
+            Self::FeedForward => [&["mlp.gate_proj", "mlp.up_proj"], &["mlp.down_proj"]],
+        }
+    }
+
+    fn run(
+        self,
+        ops: &mut CandleOps,
+        text: &TextConfig,
+        layer: usize,
+        state: &Tensor,
+        rotary: &Rotary<Tensor>,
+    ) -> Result<Tensor, lwv_train::Error> {
+        match self {
+            Self::Attention => decoder_attention(ops, text, layer, state, rotary),
+            Self::FeedForward => decoder_feed_forward(ops, text, layer, state),
+        }
+    }
+}
+
 /// Samples on their way through the layers.
 struct Calibration<'a> {
+    /// Computes with what the layers have become.
     ops: &'a mut CandleOps,
+    /// Computes with the checkpoint.
+    exact: &'a mut CandleOps,
     config: &'a ModelConfig,
     formats: Formats<'a>,
     rounding: Rounding,
@@ -111,69 +154,94 @@ struct Calibration<'a> {
 impl Calibration<'_> {
     /// Quantizes one layer and sends the samples through what it has become.
     fn layer(&mut self, layer: usize) -> Result<(), Error> {
-        if self.folder.has_layer(layer) {
-            for sample in 0..self.meant.len() {
-                self.advance_meant(layer, sample)?;
+        let known = self.folder.has_layer(layer);
+        let mut matrices = Vec::new();
+        if known {
+            for (name, matrix) in self.folder.read_layer(layer)? {
+                self.replace(&name, &matrix)?;
             }
-        } else {
-            let statistics = self.observe(layer)?;
-            let mut matrices = Vec::new();
-            for (names, hessian) in statistics.hessians() {
-                let compensator = self.compensator(&names[0], hessian)?;
-                for name in names {
-                    if let WeightFormat::Blocks(scheme) = self.formats.matrix(name) {
-                        matrices.push((name.clone(), self.quantize(name, scheme, compensator.as_ref())?));
-                    }
+        }
+        let cache = Arc::new(Mutex::new(CacheRange::default()));
+        for half in [Half::Attention, Half::FeedForward] {
+            if !known {
+                self.quantize_half(half, layer, &mut matrices)?;
+            }
+            self.ops.observe(Some(cache.clone()));
+            self.advance(half, layer)?;
+            self.ops.observe(None);
+        }
+        if !known {
+            self.folder
+                .write_layer(layer, &matrices, &locked(&cache).scales())?;
+        }
+        for ops in [&mut self.ops, &mut self.exact] {
+            ops.forget(|name| name.starts_with("model.layers."));
+        }
+        Ok(())
+    }
+
+    /// Quantizes the matrices of half a layer in the order in which they are read, each by what those before it have become.
+    fn quantize_half(
+        &mut self,
+        half: Half,
+        layer: usize,
+        matrices: &mut Vec<(String, BlockMatrix)>,
+    ) -> Result<(), Error> {
+        for readers in half.readers() {
+            let names = readers
+                .iter()
+                .map(|reader| format!("model.layers.{layer}.{reader}.weight"));
+            let names: Vec<_> = names.collect();
+            let compensator = match self.rounding {
+                Rounding::Nearest => None,
+                Rounding::Compensated => {
+                    let hessian = self.hessian(half, layer, &names[0])?;
+                    Some(Compensator::new(&hessian).map_err(Error::quantize(&names[0]))?)
+                }
+            };
+            for name in names {
+                if let WeightFormat::Blocks(scheme) = self.formats.matrix(&name) {
+                    let matrix = self.quantize(&name, scheme, compensator.as_ref())?;
+                    self.replace(&name, &matrix)?;
+                    matrices.push((name, matrix));
                 }
             }
-            self.folder
-                .write_layer(layer, &matrices, &statistics.cache_scales(layer))?;
         }
-        for (name, matrix) in self.folder.read_layer(layer)? {
-            let shape = [matrix.rows, matrix.columns];
-            self.ops
-                .replace(&name, matrix.dequantize(), &shape)
-                .map_err(failed)?;
-        }
-        self.advance(layer)?;
-        self.ops.forget(|name| name.starts_with("model.layers."));
         Ok(())
     }
 
-    /// What a layer, as it is in the checkpoint, reads and caches.
-    fn observe(&mut self, layer: usize) -> Result<Statistics, Error> {
-        let cache_only = self.rounding == Rounding::Nearest;
-        let statistics = Arc::new(Mutex::new(Statistics::new(cache_only)));
-        for sample in 0..self.states.len() {
-            if !cache_only {
-                let inputs = Arc::new(Mutex::new(Inputs::default()));
-                self.ops.observe(Some(inputs.clone()));
-                self.advance_meant(layer, sample)?;
-                let meant = std::mem::take(&mut *locked(&inputs));
-                locked(&statistics).expect(meant);
-            }
-            self.ops.observe(Some(statistics.clone()));
-            let (state, rotary) = (&self.states[sample], &self.rotary[sample]);
-            decoder_layer(self.ops, &self.config.text, layer, state, rotary).map_err(failed)?;
+    /// What `matrix` reads of the samples, beside what it is meant to read.
+    fn hessian(&mut self, half: Half, layer: usize, matrix: &str) -> Result<Hessian, Error> {
+        let (text, mut hessian) = (&self.config.text, None);
+        for ((state, meant), rotary) in self.states.iter().zip(&self.meant).zip(&self.rotary) {
+            let (read, width) = tap(self.ops, matrix, |ops| half.run(ops, text, layer, state, rotary))?;
+            let (meant, _) = tap(self.exact, matrix, |ops| {
+                half.run(ops, text, layer, meant, rotary)
+            })?;
+            let hessian = hessian.get_or_insert_with(|| Hessian::new(width));
+            hessian.add_drifted(&read, &meant);
         }
-        self.ops.observe(None);
-        Ok(std::mem::take(&mut *locked(&statistics)))
+        hessian.ok_or_else(|| failed("there are no samples"))
     }
 
-    /// Sends what the checkpoint makes of a sample through a layer that is still the checkpoint's.
-    fn advance_meant(&mut self, layer: usize, sample: usize) -> Result<(), Error> {
-        let (state, rotary) = (&self.meant[sample], &self.rotary[sample]);
-        self.meant[sample] =
-            decoder_layer(self.ops, &self.config.text, layer, state, rotary).map_err(failed)?;
-        Ok(())
-    }
-
-    /// Sends every sample through a layer.
-    fn advance(&mut self, layer: usize) -> Result<(), Error> {
+    /// Sends the samples through half a layer.
+    fn advance(&mut self, half: Half, layer: usize) -> Result<(), Error> {
+        let text = &self.config.text;
         for (state, rotary) in self.states.iter_mut().zip(&self.rotary) {
-            *state = decoder_layer(self.ops, &self.config.text, layer, state, rotary).map_err(failed)?;
+            *state = half.run(self.ops, text, layer, state, rotary).map_err(failed)?;
+        }
+        for (state, rotary) in self.meant.iter_mut().zip(&self.rotary) {
+            *state = half.run(self.exact, text, layer, state, rotary).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Computes with what a matrix has become.
+    fn replace(&mut self, name: &str, matrix: &BlockMatrix) -> Result<(), Error> {
+        let shape = [matrix.rows, matrix.columns];
+        self.ops
+            .replace(name, matrix.dequantize(), &shape)
+            .map_err(failed)
     }
 
     /// Quantizes the head by what it reads: the embedding table where they are tied.
@@ -194,21 +262,10 @@ impl Calibration<'_> {
                 &to_vec(&meant.map_err(failed)?)?,
             );
         }
-        let compensator = self.compensator(name, &hessian)?;
-        let matrix = self.quantize_shaped(
-            name,
-            [text.vocab_size, text.hidden_size],
-            scheme,
-            compensator.as_ref(),
-        )?;
+        let compensator = Compensator::new(&hessian).map_err(Error::quantize(name))?;
+        let shape = [text.vocab_size, text.hidden_size];
+        let matrix = self.quantize_shaped(name, shape, scheme, Some(&compensator))?;
         self.folder.write_head(name, &matrix)
-    }
-
-    fn compensator(&self, name: &str, hessian: &Hessian) -> Result<Option<Compensator>, Error> {
-        match self.rounding {
-            Rounding::Nearest => Ok(None),
-            Rounding::Compensated => Compensator::new(hessian).map(Some).map_err(Error::quantize(name)),
-        }
     }
 
     fn quantize(

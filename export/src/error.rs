@@ -85,6 +85,16 @@ pub enum Error {
         "no sample reached `{0}`, so nothing is known of what it reads; calibrate with samples that use all of the model"
     )]
     NoRange(String),
+    /// TensorRT would refuse the graph.
+    #[error("graph `{graph}`, node `{node}`: not for TensorRT 10.3: {reason}")]
+    Refused {
+        /// Name of the graph.
+        graph: String,
+        /// Name of the node.
+        node: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// An operation was given a tensor it cannot take: the network and the exporter disagree.
     #[error("operation `{operation}` cannot take {got}")]
     Operand {

@@ -4,6 +4,7 @@ mod geometry;
 mod leading;
 mod ort;
 mod tensorrt;
+mod tensorrt_check;
 
 use lwv_model::Segments;
 use lwv_onnx::Attribute;
@@ -11,6 +12,7 @@ use lwv_onnx::Attribute;
 pub(crate) use geometry::VisionGeometry;
 pub(crate) use ort::OrtLowering;
 pub(crate) use tensorrt::TensorRtLowering;
+pub(crate) use tensorrt_check::check as check_for_tensorrt;
 
 use crate::emitter::Emitter;
 use crate::value::Activation;

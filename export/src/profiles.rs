@@ -89,7 +89,8 @@ fn picture_squares(images: &ImageProcessor) -> Sizes {
     let narrow = (most * ratio).sqrt();
     let rounded = ((least * ratio).sqrt() + 1.0) * ((least / ratio).sqrt() + 1.0);
     let most = most.max(narrow).max(rounded).ceil() as usize;
-    let least = (least.ceil() as usize).max(1);
+    // Shrunk to the most, sides are cut to whole squares, which at worst halves each.
+    let least = (least.ceil() as usize).min(images.max_pixels / square / 4).max(1);
     [least, (USUAL_PIXELS / square).clamp(least, most), most]
 }
 

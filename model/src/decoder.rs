@@ -69,16 +69,38 @@ pub fn decoder_layer<O: Ops>(
     x: &O::Tensor,
     rotary: &Rotary<O::Tensor>,
 ) -> Result<O::Tensor, O::Error> {
+    let x = decoder_attention(o, c, layer, x, rotary)?;
+    decoder_feed_forward(o, c, layer, &x)
+}
+
+/// The first half of [`decoder_layer`]: what tokens take from each other.
+pub fn decoder_attention<O: Ops>(
+    o: &mut O,
+    c: &TextConfig,
+    layer: usize,
+    x: &O::Tensor,
+    rotary: &Rotary<O::Tensor>,
+) -> Result<O::Tensor, O::Error> {
     let prefix = format!("model.layers.{layer}");
     let norm = o.weight(&format!("{prefix}.input_layernorm.weight"), &[c.hidden_size])?;
     let normed = o.rms_norm(x, &norm, c.rms_norm_eps)?;
     let attended = self_attention(o, c, layer, &format!("{prefix}.self_attn"), &normed, rotary)?;
-    let x = o.add(x, &attended)?;
+    o.add(x, &attended)
+}
+
+/// The second half of [`decoder_layer`]: what each token makes of itself.
+pub fn decoder_feed_forward<O: Ops>(
+    o: &mut O,
+    c: &TextConfig,
+    layer: usize,
+    x: &O::Tensor,
+) -> Result<O::Tensor, O::Error> {
+    let prefix = format!("model.layers.{layer}");
     let norm = o.weight(
         &format!("{prefix}.post_attention_layernorm.weight"),
         &[c.hidden_size],
     )?;
-    let normed = o.rms_norm(&x, &norm, c.rms_norm_eps)?;
+    let normed = o.rms_norm(x, &norm, c.rms_norm_eps)?;
     let fed = gated_mlp(
         o,
         &format!("{prefix}.mlp"),
@@ -87,7 +109,7 @@ pub fn decoder_layer<O: Ops>(
         c.intermediate_size,
         c.mlp_bias,
     )?;
-    o.add(&x, &fed)
+    o.add(x, &fed)
 }
 
 /// The norm after the last layer: `[batch, sequence, hidden]` to the same.

@@ -33,8 +33,8 @@ pub use attention::{Linear, SelfAttention};
 pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo, TensorPlace};
 pub use config::{Family, ModelConfig};
 pub use decoder::{
-    DecoderInputs, Logits, decoder, decoder_head, decoder_layer, decoder_norm, decoder_rotary,
-    token_embeddings,
+    DecoderInputs, Logits, decoder, decoder_attention, decoder_feed_forward, decoder_head, decoder_layer,
+    decoder_norm, decoder_rotary, token_embeddings,
 };
 pub use error::ConfigError;
 pub use manifest::{

@@ -19,6 +19,9 @@ pub enum Error {
     /// Candle refuses a computation.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
+    /// An observer has seen what it wanted to see.
+    #[error("the computation was ended by who watched it")]
+    Ended,
     /// The network asks for a weight that was not loaded.
     #[error("the network has no weight `{0}`")]
     UnknownParameter(String),

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{D, DType, Device, Tensor, TensorId};
 use lwv_model::{Adapter, Checkpoint, Ops, Rotary, Segments};
@@ -9,17 +9,29 @@ use crate::attention::{attention, causal_bias, merge_heads, padding_bias, repeat
 
 /// Is shown what goes through a network while it is computed.
 pub trait Observer: Send {
+    /// A linear layer with the weight of this canonical name is about to read `x`, `[tokens…, inputs]`.
+    ///
+    /// # Errors
+    /// Ends the computation.
+    fn reads(&mut self, _weight: &str, _x: &Tensor) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// A linear layer with the weight of this canonical name has made `y`, `[tokens, outputs]`, of `x`, `[tokens…, inputs]`.
     ///
     /// # Errors
     /// Ends the computation.
-    fn linear(&mut self, weight: &str, x: &Tensor, y: &Tensor) -> Result<(), Error>;
+    fn linear(&mut self, _weight: &str, _x: &Tensor, _y: &Tensor) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Attention of `layer` puts `keys` (rotated) and `values` into its cache, `[batch, key_value_heads, tokens, head_dim]`.
     ///
     /// # Errors
     /// Ends the computation.
-    fn cached(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(), Error>;
+    fn cached(&mut self, _layer: usize, _keys: &Tensor, _values: &Tensor) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Computes the network with candle, in f32, for inference.
@@ -174,17 +186,19 @@ impl Ops for CandleOps {
     }
 
     fn linear(&mut self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Error> {
+        let name = self.names.get(&weight.id());
+        let observer = self.observer.as_ref().zip(name);
+        if let Some((observer, name)) = observer {
+            locked(observer).reads(name, x)?;
+        }
         let (out, width) = weight.dims2()?;
         let rows = x.contiguous()?.reshape(((), width))?.matmul(&weight.t()?)?;
         let rows = match bias {
             Some(bias) => rows.broadcast_add(bias)?,
             None => rows,
         };
-        if let (Some(observer), Some(name)) = (&self.observer, self.names.get(&weight.id())) {
-            observer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .linear(name, x, &rows)?;
+        if let Some((observer, name)) = observer {
+            locked(observer).linear(name, x, &rows)?;
         }
         let (_, tokens) = x
             .dims()
@@ -271,10 +285,7 @@ impl Ops for CandleOps {
             split_heads(v, key_value_heads)?,
         );
         if let Some(observer) = &self.observer {
-            observer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .cached(layer, &k, &v)?;
+            locked(observer).cached(layer, &k, &v)?;
         }
         let new = q.dim(2)?;
         let (k, v, past) = self.extend_cache(layer, k, v)?;
@@ -310,4 +321,8 @@ impl Ops for CandleOps {
         let rows = merge_heads(&attended)?.flatten(0, 1)?;
         Ok(rows.index_select(&segments.scatter, 0)?)
     }
+}
+
+fn locked<'a>(observer: &'a Mutex<dyn Observer + 'static>) -> MutexGuard<'a, dyn Observer + 'static> {
+    observer.lock().unwrap_or_else(PoisonError::into_inner)
 }

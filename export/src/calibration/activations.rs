@@ -77,7 +77,7 @@ fn look(
     let head = config.text.head_name();
     for state in &states {
         let normed = decoder_norm(ops, &config.text, state).map_err(failed)?;
-        locked(&observer).linear(head, &normed, &normed).map_err(failed)?;
+        locked(&observer).reads(head, &normed).map_err(failed)?;
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ fn column_maxima(ops: &CandleOps, name: &str, shape: &[usize], largest: &mut [f3
 struct Maxima(BTreeMap<String, Vec<f32>>);
 
 impl Observer for Maxima {
-    fn linear(&mut self, weight: &str, x: &Tensor, _: &Tensor) -> Result<(), TrainError> {
+    fn reads(&mut self, weight: &str, x: &Tensor) -> Result<(), TrainError> {
         let width = x.dims().last().copied().unwrap_or(1);
         let most: Vec<f32> = x.abs()?.reshape(((), width))?.max(0)?.to_vec1()?;
         let largest = self
@@ -166,17 +166,13 @@ impl Observer for Maxima {
             .for_each(|(largest, most)| *largest = largest.max(most));
         Ok(())
     }
-
-    fn cached(&mut self, _: usize, _: &Tensor, _: &Tensor) -> Result<(), TrainError> {
-        Ok(())
-    }
 }
 
 /// What every matrix reads, each channel times its factor.
 struct Distributions(BTreeMap<String, (Vec<f32>, Histogram)>);
 
 impl Observer for Distributions {
-    fn linear(&mut self, weight: &str, x: &Tensor, _: &Tensor) -> Result<(), TrainError> {
+    fn reads(&mut self, weight: &str, x: &Tensor) -> Result<(), TrainError> {
         let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
         if let Some((factors, histogram)) = self.0.get_mut(weight) {
             let values = values.chunks(factors.len());
@@ -186,10 +182,6 @@ impl Observer for Distributions {
                     .for_each(|(x, factor)| histogram.add(x * factor))
             });
         }
-        Ok(())
-    }
-
-    fn cached(&mut self, _: usize, _: &Tensor, _: &Tensor) -> Result<(), TrainError> {
         Ok(())
     }
 }

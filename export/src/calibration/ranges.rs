@@ -56,10 +56,6 @@ impl Observer for Ranges {
         }
         Ok(())
     }
-
-    fn cached(&mut self, _: usize, _: &Tensor, _: &Tensor) -> Result<(), Error> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
