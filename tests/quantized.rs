@@ -11,8 +11,8 @@ use lwv_export::{Calibration, Quantization, Recipe, Rounding, export, sensitivit
 use lwv_model::{ElementType, Manifest, Precision, contract};
 use lwv_runtime::DEFAULT_PREFILL_CHUNK;
 use lwv_tests::{
-    Case, OrtText, Quiet, copy_folder, cosine, engine, export_into, fixtures, library, lwv_export,
-    lwv_quantize, lwv_write, read_json, recipe, scratch,
+    Case, OrtText, Quiet, copy_folder, cosine, engine, export_into, fixtures, least_cosine, library,
+    lwv_export, lwv_quantize, lwv_write, read_json, recipe, scratch,
 };
 
 /// The cases whose shapes differ most: pictures with a tied head, and text with an untied one.
@@ -39,23 +39,6 @@ fn compensated(tokens: usize) -> Quantization {
         },
         ..Quantization::default()
     }
-}
-
-/// Least cosine of logits with transformers', over all prompts of a case.
-fn least_cosine(case: &Case, bundle: &Path) -> f64 {
-    let engine = engine(bundle, DEFAULT_PREFILL_CHUNK);
-    let of_prompt = |(name, expected): (&String, &lwv_tests::ExpectedPrompt)| {
-        let (recorded, shape) = case.tensor(&format!("{name}.prompt_logits"))?;
-        let prompt = expected.prompt(engine.processor());
-        let mut text = OrtText::new(&engine, prompt.input_ids.len());
-        text.extend(&prompt, |_, _| ());
-        let vocabulary = *shape.last().unwrap();
-        let last = &recorded[recorded.len() - vocabulary..];
-        Some(cosine(last, &text.logits()))
-    };
-    let cosines: Vec<f64> = case.prompts.iter().filter_map(of_prompt).collect();
-    assert!(!cosines.is_empty(), "{}: no prompt has logits", case.name);
-    cosines.into_iter().fold(1.0, f64::min)
 }
 
 #[test]

@@ -27,7 +27,7 @@ mod random;
 pub use bundle::{Quiet, bundle, bundle_for, bundle_with_adapter, export_into, recipe};
 pub use command::{Run, lwv_export, lwv_quantize, lwv_write};
 pub use difference::{Difference, cosine, highest};
-pub use engine::{OrtText, engine, graph, library, session};
+pub use engine::{OrtText, engine, graph, least_cosine, library, session};
 pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};
 pub use folder::{copy_folder, read_json, scratch, target_folder, workspace, write_json};
 pub use onnx::{Border, OnnxFile};

@@ -3,6 +3,7 @@
 mod bar;
 mod check_options;
 mod integer_options;
+mod target_option;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ pub(crate) use integer_options::IntegerOptions;
 use lwv_export::{Error, Recipe, export};
 use lwv_model::{ParitySummary, Precision};
 use serde_json::json;
+pub(crate) use target_option::TargetOption;
 
 #[cfg(feature = "verify")]
 use crate::peak_memory::available_bytes;

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgGroup, Parser, ValueEnum};
-use cli::{CheckOptions, IntegerOptions, absolute, exit, run};
+use clap::{ArgGroup, Parser};
+use cli::{CheckOptions, IntegerOptions, TargetOption, absolute, exit, run};
 use lwv_export::{Error, Recipe};
-use lwv_model::{Precision, Target};
+use lwv_model::Precision;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,9 +49,8 @@ struct Args {
     no_guard: bool,
     #[command(flatten)]
     integers: IntegerOptions,
-    /// What the graphs are lowered for
-    #[arg(long, value_enum, default_value = "ort")]
-    target: TargetArg,
+    #[command(flatten)]
+    target: TargetOption,
     /// Merge the LoRA in this folder (PEFT layout)
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -60,15 +59,6 @@ struct Args {
     /// Print a JSON object as the last line of stdout
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum TargetArg {
-    /// ONNX Runtime on CPU or CUDA
-    Ort,
-    /// Portable ONNX for the TensorRT providers
-    #[value(name = "tensorrt")]
-    TensorRt,
 }
 
 impl Args {
@@ -83,10 +73,7 @@ impl Args {
             guard: precision == Precision::Fp16 && !self.no_guard && cfg!(feature = "verify"),
             islands: BTreeMap::new(),
             quantization: self.integers.resolve(precision)?,
-            target: match self.target {
-                TargetArg::Ort => Target::Ort,
-                TargetArg::TensorRt => Target::TensorRt,
-            },
+            target: self.target.resolve(),
         })
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use cli::{Bar, CheckOptions, IntegerOptions, absolute, exit, run};
+use cli::{Bar, CheckOptions, IntegerOptions, TargetOption, absolute, exit, run};
 use lwv_export::{Error, PartLoss, Quantization, Recipe, plot_losses, sensitivity};
 use lwv_model::{Precision, Target};
 use lwv_quantize::{Bits, BlockScheme};
@@ -35,6 +35,8 @@ struct Quantize {
     scheme: Scheme,
     #[command(flatten)]
     integers: IntegerOptions,
+    #[command(flatten)]
+    target: TargetOption,
     #[command(flatten)]
     check: CheckOptions,
     /// Print a JSON object as the last line of stdout
@@ -109,12 +111,14 @@ fn quantize(arguments: &Quantize) -> anyhow::Result<()> {
         out,
         scheme,
         integers,
+        target,
         check,
         json,
     } = arguments;
     let quantization = integers.resolve(scheme.precision())?;
     let recipe = Recipe {
         held_out: check.held_out.clone(),
+        target: target.resolve(),
         ..recipe(source, out, *scheme, quantization)?
     };
     run(&recipe, check, *json)

@@ -7,6 +7,8 @@ use lwv_runtime::{Decoder, Device, Engine};
 use ort::environment::Environment;
 use ort::session::Session;
 
+use crate::difference::cosine;
+use crate::fixture::{Case, ExpectedPrompt};
 use crate::folder::workspace;
 
 /// ONNX Runtime's shared library. A test that needs it and does not find it fails: none is left out unseen.
@@ -126,4 +128,21 @@ impl OrtText {
     pub fn logits(&mut self) -> Vec<f32> {
         self.decoder.logits().to_vec()
     }
+}
+
+/// Least cosine of logits with transformers', over all prompts of a case.
+pub fn least_cosine(case: &Case, bundle: &Path) -> f64 {
+    let engine = engine(bundle, lwv_runtime::DEFAULT_PREFILL_CHUNK);
+    let of_prompt = |(name, expected): (&String, &ExpectedPrompt)| {
+        let (recorded, shape) = case.tensor(&format!("{name}.prompt_logits"))?;
+        let prompt = expected.prompt(engine.processor());
+        let mut text = OrtText::new(&engine, prompt.input_ids.len());
+        text.extend(&prompt, |_, _| ());
+        let vocabulary = *shape.last().unwrap();
+        let last = &recorded[recorded.len() - vocabulary..];
+        Some(cosine(last, &text.logits()))
+    };
+    let cosines: Vec<f64> = case.prompts.iter().filter_map(of_prompt).collect();
+    assert!(!cosines.is_empty(), "{}: no prompt has logits", case.name);
+    cosines.into_iter().fold(1.0, f64::min)
 }

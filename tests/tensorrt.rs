@@ -1,0 +1,189 @@
+//! Bundles for TensorRT, run on the CPU: integers that its engines take, and a cache that is joined.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::path::{Path, PathBuf};
+
+use lwv_export::{ActivationRange, Calibration, Quantization, Recipe, Rounding};
+use lwv_model::{Dimension, Manifest, Precision, Target, contract};
+use lwv_runtime::DEFAULT_PREFILL_CHUNK;
+use lwv_tests::{
+    Case, OrtText, bundle_for, cosine, engine, export_into, least_cosine, lwv_export, recipe, scratch,
+};
+
+/// Pictures with a tied head, and text with an untied one.
+const CASES: [&str; 2] = ["nested_f32", "qwen2"];
+
+fn place(name: &str) -> PathBuf {
+    scratch().join(format!("tensorrt-{name}"))
+}
+
+fn export_integers(case: &Case, name: &str, precision: Precision, quantization: Quantization) -> PathBuf {
+    let recipe = Recipe {
+        target: Target::TensorRt,
+        quantization: Quantization {
+            calibration: Calibration {
+                tokens: 600,
+                ..Calibration::default()
+            },
+            ..quantization
+        },
+        ..recipe(&case.dir, &place(name), precision, None)
+    };
+    export_into(&recipe).unwrap();
+    recipe.bundle
+}
+
+/// Least cosine of features with transformers'.
+fn feature_cosine(case: &Case, bundle: &Path) -> f64 {
+    let engine = engine(bundle, DEFAULT_PREFILL_CHUNK);
+    let (expected, _) = case.tensor("one_image.image_features").unwrap();
+    let prompt = case.prompts["one_image"].prompt(engine.processor());
+    cosine(&expected, &OrtText::new(&engine, 1).features(&prompt))
+}
+
+#[test]
+fn rounded_inputs_change_little_in_both_towers() {
+    for name in CASES {
+        let case = Case::load(name);
+        for range in [
+            ActivationRange::Largest,
+            ActivationRange::Percentile,
+            ActivationRange::Entropy,
+        ] {
+            let quantization = Quantization {
+                activation_range: range,
+                ..Quantization::default()
+            };
+            let bundle = export_integers(&case, &format!("{name}-{range:?}"), Precision::Int8, quantization);
+            let found = least_cosine(&case, &bundle);
+            assert!(found > 0.98, "{name}, {range:?}: {found}");
+            if name == CASES[0] {
+                let found = feature_cosine(&case, &bundle);
+                assert!(found > 0.995, "{name}, {range:?}: features {found}");
+            }
+            let calibration = Manifest::from_dir(&bundle)
+                .unwrap()
+                .quantization
+                .unwrap()
+                .calibration;
+            assert_eq!(calibration.unwrap().sha256.len(), 64);
+        }
+    }
+}
+
+#[test]
+fn four_bits_lose_more_and_leave_the_tower_alone() {
+    for name in CASES {
+        let case = Case::load(name);
+        for rounding in [Rounding::Nearest, Rounding::Compensated] {
+            let quantization = Quantization {
+                rounding,
+                ..Quantization::default()
+            };
+            let bundle = export_integers(
+                &case,
+                &format!("{name}-{rounding:?}"),
+                Precision::Int4,
+                quantization,
+            );
+            let found = least_cosine(&case, &bundle);
+            assert!(found > 0.75 && found < 0.9999, "{name}, {rounding:?}: {found}");
+            let manifest = Manifest::from_dir(&bundle).unwrap();
+            if name == CASES[0] {
+                assert_eq!(
+                    manifest.graphs[contract::VISION_ENCODER].precision,
+                    Precision::Fp16
+                );
+                assert!(feature_cosine(&case, &bundle) > 0.9999);
+            }
+            assert_eq!(manifest.graphs[contract::DECODER].opset, 21);
+        }
+    }
+}
+
+/// What the fixtures' prompts and pictures need lies inside the sizes that engines are built for.
+#[test]
+fn every_free_dimension_has_a_profile() {
+    let case = Case::load(CASES[0]);
+    let bundle = bundle_for(Target::TensorRt, &case.dir, Precision::Fp32);
+    let manifest = Manifest::from_dir(&bundle).unwrap();
+    for graph in manifest.graphs.values() {
+        let profiles = &manifest.profiles[&graph.file];
+        for input in &graph.contract.inputs {
+            let is_free = input.dims.iter().any(|dim| matches!(dim, Dimension::Symbol(_)));
+            assert_eq!(profiles.contains_key(&input.name), is_free, "{}", input.name);
+            let Some(profile) = profiles.get(&input.name) else {
+                continue;
+            };
+            let sizes = profile.min.iter().zip(&profile.opt).zip(&profile.max);
+            for (((min, opt), max), dim) in sizes.zip(&input.dims) {
+                assert!(min <= opt && opt <= max, "{}: {profile:?}", input.name);
+                if let Dimension::Size(size) = dim {
+                    assert_eq!([min, max], [size, size], "{}", input.name);
+                }
+            }
+        }
+    }
+    let engine = engine(&bundle, usize::MAX);
+    let longest = manifest.profiles[&contract::graph_file(contract::DECODER)][contract::INPUTS_EMBEDS].max[1];
+    assert_eq!(engine.decoder().unwrap().chunk(), longest);
+}
+
+/// Going back and on again gives what a text gives that never went there.
+#[test]
+fn a_joined_cache_goes_back() {
+    let case = Case::load("qwen2");
+    let engine = engine(
+        &bundle_for(Target::TensorRt, &case.dir, Precision::Fp32),
+        DEFAULT_PREFILL_CHUNK,
+    );
+    let logits = |ids: &[u32], back: Option<(usize, &[u32])>| {
+        let mut decoder = engine.decoder().unwrap();
+        decoder.reserve(4).unwrap();
+        let mut add = |ids: &[u32]| {
+            let start = decoder.length();
+            decoder.reserve(start + ids.len()).unwrap();
+            decoder.embed(ids).unwrap();
+            let positions: Vec<i64> = (start..start + ids.len()).map(|at| at as i64).collect();
+            decoder.prefill(ids.len(), &positions).unwrap();
+        };
+        add(ids);
+        if let Some((length, more)) = back {
+            decoder.truncate(length);
+            let start = decoder.length();
+            decoder.reserve(start + more.len()).unwrap();
+            decoder.embed(more).unwrap();
+            let positions: Vec<i64> = (start..start + more.len()).map(|at| at as i64).collect();
+            decoder.prefill(more.len(), &positions).unwrap();
+        }
+        decoder.logits().to_vec()
+    };
+    let straight = logits(&[5, 6, 7, 40, 41, 42, 43], None);
+    let around = logits(&[5, 6, 7, 8, 9, 10], Some((3, &[40, 41, 42, 43])));
+    assert!(cosine(&straight, &around) > 0.999_999_9);
+    assert!(cosine(&straight, &logits(&[5, 6, 7, 8, 9, 10, 43], None)) < 0.999);
+}
+
+#[test]
+fn what_engines_cannot_do_is_refused() {
+    let case = Case::load("qwen2");
+    let out = place("refused");
+    for (option, words) in [
+        ("--int8-cache", &["--int4", "--int8-cache"][..]),
+        ("--head-bits", &["--int4", "--head-bits", "8"]),
+        ("--bits-per-weight", &["--int4", "--bits-per-weight", "5.5"]),
+    ] {
+        let mut command = lwv_export();
+        command
+            .arg(&case.dir)
+            .arg(&out)
+            .args(["--target", "tensorrt"])
+            .args(words);
+        lwv_tests::Run::of(&mut command).assert_failed(1, &[option, "--target ort"]);
+    }
+    assert!(!out.exists());
+}
