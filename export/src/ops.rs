@@ -10,8 +10,8 @@ use crate::value::{Activation, Layout, Value};
 /// Appends the network's operations to a graph.
 ///
 /// What every target shares is here: weights, types and layouts. Float matrices are `Gemm` with a transposed weight, so that
-/// a weight's bytes stand in the bundle as they stand in the checkpoint; matrices of small integers are `MatMulNBits`. In fp16
-/// the products and attention are 16 bit; the residual stream, norms and rotation stay 32 bit, which Qwen2.5-VL's large
+/// a weight's bytes stand in the bundle as they stand in the checkpoint; matrices of small integers are `MatMulNBits`, or for
+/// TensorRT a `Gemm` of what `DequantizeLinear` makes. In fp16 the products and attention are 16 bit; the residual stream, norms and rotation stay 32 bit, which Qwen2.5-VL's large
 /// activations need.
 /// How norms, rotation and attention look is the [`Lowering`]'s business.
 pub(crate) struct OnnxOps<'a, 'w> {
