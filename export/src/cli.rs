@@ -13,6 +13,8 @@ pub(crate) use bar::Bar;
 pub(crate) use check_options::CheckOptions;
 pub(crate) use integer_options::IntegerOptions;
 use lwv_export::{Error, Recipe, export};
+#[cfg(feature = "verify")]
+use lwv_model::Target;
 use lwv_model::{ParitySummary, Precision};
 use serde_json::json;
 pub(crate) use target_option::TargetOption;
@@ -66,11 +68,20 @@ fn refuse(recipe: &Recipe, bundle: &Path, bar: &Bar) -> Result<Error, Error> {
     })
 }
 
-/// The parts of the decoder that lose most, where weights are integers.
+/// The parts of the decoder that lose most, where weights are integers and are all that is rounded.
 #[cfg(feature = "verify")]
 fn worst(recipe: &Recipe, bar: &Bar) -> Result<String, Error> {
     if !is_integer(recipe.precision) {
         return Ok(String::new());
+    }
+    if recipe.target == Target::TensorRt {
+        let advice = match recipe.precision {
+            Precision::Int8 => {
+                ". What layers read is rounded too: try another --activation-range, or --int4, which rounds weights alone"
+            }
+            _ => "",
+        };
+        return Ok(advice.to_owned());
     }
     let mut losses = lwv_export::sensitivity(recipe, bar)?;
     losses.sort_by(|a, b| b.mean_divergence.total_cmp(&a.mean_divergence));
