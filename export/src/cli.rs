@@ -77,7 +77,7 @@ fn worst(recipe: &Recipe, bar: &Bar) -> Result<String, Error> {
     if recipe.target == Target::TensorRt {
         let advice = match recipe.precision {
             Precision::Int8 => {
-                ". What layers read is rounded too: try another --activation-range, or --int4, which rounds weights alone"
+                ". What layers read is rounded too: --int4 rounds weights alone, and --fp16 nothing"
             }
             _ => "",
         };
