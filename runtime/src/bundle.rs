@@ -1,14 +1,10 @@
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use lwv_model::{Dimension, GraphContract, Manifest, ModelConfig, TensorContract, contract};
-use sha2::{Digest, Sha256};
 
 use crate::error::{Inner, Result};
-
-/// Bytes read at a time when files are hashed.
-const HASH_BLOCK: usize = 1 << 20;
+use crate::file_hash::hash_file;
 
 /// A bundle folder whose manifest was checked: every file is there with its size, and the graphs promise what the
 /// runtime needs.
@@ -73,7 +69,7 @@ impl Bundle {
         let (mut done, total) = (0, self.bytes());
         for (name, entry) in &self.manifest.files {
             let path = self.dir.join(name);
-            let found = hash(&path, |bytes| {
+            let found = hash_file(&path, |bytes| {
                 done += bytes;
                 progress(done, total);
             })?;
@@ -186,29 +182,6 @@ fn check_files(dir: &Path, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-fn hash(path: &Path, mut progress: impl FnMut(u64)) -> Result<String> {
-    let unreadable = |source| Inner::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut hasher = Sha256::new();
-    let mut block = vec![0; HASH_BLOCK];
-    loop {
-        let read = file.read(&mut block).map_err(unreadable)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&block[..read]);
-        progress(read as u64);
-    }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 /// Compares the borders of `graph` with what is expected: every tensor is there, none is too many, types are equal, and
 /// dimensions that are fixed in both are equal.
 pub(crate) fn compare_contracts(graph: &str, expected: &GraphContract, found: &GraphContract) -> Result<()> {
@@ -300,7 +273,7 @@ mod tests {
             (contract::EMBED_TOKENS, contract::embed_tokens(&config.text)),
         ];
         let bytes = llama().to_string().len() as u64;
-        let sha256 = hash(&dir.join("config.json"), |_| ()).unwrap();
+        let sha256 = hash_file(&dir.join("config.json"), |_| ()).unwrap();
         let mut manifest = Manifest {
             format_version: lwv_model::FORMAT_VERSION,
             producer: "test".into(),

@@ -52,6 +52,7 @@ pub struct EngineBuilder {
     prefill_chunk: usize,
     library: Option<PathBuf>,
     check_hashes: bool,
+    dequantize_once: bool,
     cancel: CancelToken,
     progress: Box<dyn FnMut(LoadProgress)>,
 }
@@ -96,6 +97,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Makes floats of integer weights when a graph is loaded instead of in every run, where the graph has operators for that:
+    /// on CPUs, bundles for TensorRT are ten times as fast with it and take four times the memory or more.
+    pub fn dequantize_once(mut self) -> Self {
+        self.dequantize_once = true;
+        self
+    }
+
     /// Cancels loading, between two graphs.
     pub fn cancel(mut self, cancel: CancelToken) -> Self {
         self.cancel = cancel;
@@ -126,6 +134,7 @@ impl EngineBuilder {
             environment,
             device: self.device,
             threads,
+            dequantize_once: self.dequantize_once,
         };
         let graphs = Arc::new(self.load_graphs(&bundle, settings)?);
         let limits = Limits {
@@ -251,6 +260,7 @@ impl Engine {
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             library: None,
             check_hashes: false,
+            dequantize_once: false,
             cancel: CancelToken::new(),
             progress: Box::new(|_| ()),
         }

@@ -71,6 +71,8 @@ pub(crate) enum Inner {
     },
     #[error("cannot read `{}`: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     #[error("`lwv.json` has no graph `{graph}`, which `{family}` needs; export the checkpoint again")]
     MissingGraph { graph: String, family: String },
     #[error(
@@ -147,7 +149,7 @@ impl Error {
             | Inner::MissingGraph { .. }
             | Inner::Family { .. }
             | Inner::Contract { .. } => ErrorKind::Bundle,
-            Inner::Provider { .. } => ErrorKind::Provider,
+            Inner::Provider { .. } | Inner::Write { .. } => ErrorKind::Provider,
             Inner::Budget { .. } | Inner::OutOfMemory { .. } => ErrorKind::Memory,
             Inner::Processor(_)
             | Inner::PromptTooLong { .. }

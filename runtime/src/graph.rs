@@ -18,6 +18,8 @@ pub(crate) struct GraphSettings {
     pub(crate) environment: Environment,
     pub(crate) device: Device,
     pub(crate) threads: usize,
+    /// Whether integer weights become floats at load.
+    pub(crate) dequantize_once: bool,
 }
 
 /// A graph, loaded and compared with the manifest. ONNX Runtime's sessions are not to be run from two threads at once,
@@ -62,6 +64,11 @@ fn open(path: &Path, settings: &GraphSettings) -> Result<Session> {
         .with_parallel_execution(false)?
         .with_intra_threads(settings.threads)?
         .with_inter_threads(1)?;
+    let builder = match settings.dequantize_once {
+        // Else `DequantizeLinear` is kept for kernels of integers, which CPUs have for few graphs.
+        true => builder.with_config_entry("session.disable_quant_qdq", "1")?,
+        false => builder,
+    };
     let mut builder = settings.device.register(builder)?;
     Ok(builder.commit_from_file(path)?)
 }

@@ -16,7 +16,9 @@ mod bundle;
 mod cancel;
 mod decoder;
 mod engine;
+mod engine_cache;
 mod error;
+mod file_hash;
 mod generation;
 mod graph;
 mod kv_cache;
@@ -41,6 +43,9 @@ pub use cancel::{CancelToken, Interrupt};
 pub use decoder::Decoder;
 pub use engine::{
     DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress, MemoryEstimate,
+};
+pub use engine_cache::{
+    CachedEngine, DEFAULT_ENGINE_LIMIT, ENGINES_VARIABLE, EngineCache, EngineState, Fingerprint,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use generation::{Event, FinishReason, Generation, GenerationSettings, Output};
