@@ -36,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         islands: BTreeMap::new(),
         quantization: Quantization::default(),
         target: Target::Ort,
+        engines: None,
     };
     // The closure may compare the finished bundle with the checkpoint; see `lwv_export::verify`.
     let summary = export(&recipe, &Silent, &mut |_, _| Ok(None))?;

@@ -50,6 +50,7 @@ fn rounded_inputs_change_little_in_both_towers() {
     for name in CASES {
         let case = Case::load(name);
         for range in [
+            ActivationRange::LeastError,
             ActivationRange::Largest,
             ActivationRange::Percentile,
             ActivationRange::Entropy,

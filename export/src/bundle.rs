@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lwv_model::{
-    Adapter, Checkpoint, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig,
-    Precision, QuantizationEntry, Target, contract, expected_weights,
+    Adapter, Checkpoint, ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest,
+    ModelConfig, Precision, QuantizationEntry, Target, contract, expected_weights,
 };
 use lwv_processor::{ImageProcessor, Processor};
 use lwv_quantize::Bits;
@@ -11,11 +11,13 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::calibrated::Calibrated;
+use crate::engines::{EngineRequest, build_engines};
 use crate::float_weights::open_weights;
-use crate::formats::{Formats, Quantization, Rounding, WeightFormat};
+use crate::formats::{Formats, Quantization, Rounding};
 use crate::graphs::{self, Graph};
 use crate::lower::check_for_tensorrt;
 use crate::profiles::profiles;
+use crate::sizes::matrix_bits;
 use crate::staging::Staging;
 use crate::weights::WeightStore;
 use crate::{Error, side_files};
@@ -45,6 +47,8 @@ pub struct Recipe {
     pub quantization: Quantization,
     /// What the graphs are lowered for.
     pub target: Target,
+    /// Engines that are built with the bundle, where the target has any.
+    pub engines: Option<EngineRequest>,
 }
 
 impl Recipe {
@@ -133,13 +137,30 @@ pub fn export(recipe: &Recipe, progress: &dyn Progress, check: &mut Check<'_>) -
     manifest.parity = check(recipe, staging.folder())?;
     if manifest.parity.is_some() {
         add_file(&mut manifest, staging.folder(), "parity.json")?;
-        write_manifest(staging.folder(), &manifest)?;
     }
+    if let Some(request) = &recipe.engines {
+        add_engines(request, &mut manifest, staging.folder(), progress)?;
+    }
+    write_manifest(staging.folder(), &manifest)?;
     staging.commit()?;
     if let Some(calibrated) = calibrated {
         calibrated.remove()?;
     }
     Ok(summary(&manifest))
+}
+
+fn add_engines(
+    request: &EngineRequest,
+    manifest: &mut Manifest,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    manifest.engines = build_engines(request, folder, manifest, progress)?;
+    for file in manifest.engines.clone().iter().map(|engine| &engine.file) {
+        add_file(manifest, folder, file)?;
+        add_file(manifest, folder, &file.replace(".onnx", ".engine"))?;
+    }
+    Ok(())
 }
 
 /// The opened and checked checkpoint.
@@ -312,6 +333,7 @@ fn write_bundle(
         profiles,
         islands: recipe.islands.clone(),
         quantization: quantization_entry(recipe, source, calibrated),
+        engines: Vec::new(),
         parity: None,
     };
     lwv_onnx::write_atomically(folder.join("recipe.json"), &side_files::pretty(recipe)?)?;
@@ -361,10 +383,15 @@ fn build(
     }
 }
 
+/// Whether products are of 16 bits, where they may overflow.
+fn computes_in_halves(recipe: &Recipe) -> bool {
+    Formats::of(recipe).compute_type() == ElementType::Float16
+}
+
 /// The recipe with what must stay in 32 bits.
 #[cfg(feature = "verify")]
 fn with_islands(mut recipe: Recipe, progress: &dyn Progress) -> Result<Recipe, Error> {
-    if recipe.guard && recipe.precision == Precision::Fp16 {
+    if recipe.guard && computes_in_halves(&recipe) {
         recipe
             .islands
             .extend(crate::calibration::islands(&recipe, progress)?);
@@ -374,7 +401,7 @@ fn with_islands(mut recipe: Recipe, progress: &dyn Progress) -> Result<Recipe, E
 
 #[cfg(not(feature = "verify"))]
 fn with_islands(recipe: Recipe, _: &dyn Progress) -> Result<Recipe, Error> {
-    if recipe.guard && recipe.precision == Precision::Fp16 {
+    if recipe.guard && computes_in_halves(&recipe) {
         return Err(Error::NoEngine(
             "looking for what overflows in 16 bits (--no-guard leaves it out)",
         ));
@@ -417,6 +444,7 @@ fn quantization_entry(
     if !matches!(recipe.precision, Precision::Int8 | Precision::Int4) {
         return None;
     }
+    let activations = calibrated.and_then(|calibrated| calibrated.activations.as_ref());
     Some(QuantizationEntry {
         block_size: recipe.quantization.block_size,
         rounding: match recipe.quantization.rounding {
@@ -428,26 +456,8 @@ fn quantization_entry(
             bits / weights.max(1) as f64
         },
         calibration: calibrated.map(|calibrated| calibrated.samples.clone()),
+        exact_inputs: activations.map(|scales| scales.exact.clone()).unwrap_or_default(),
     })
-}
-
-/// Bits that all matrices take, and their weights; a table that is the head too counts once.
-fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize) {
-    let formats = Formats::of(recipe);
-    let (mut bytes, mut weights) = (0, 0);
-    for (name, shape) in expected_weights(config)
-        .into_iter()
-        .filter(|(_, shape)| shape.len() > 1)
-    {
-        let (rows, columns) = (shape[0], shape[1..].iter().product::<usize>());
-        weights += rows * columns;
-        bytes += match formats.matrix(&name) {
-            WeightFormat::Blocks(scheme) => scheme.bytes(rows, columns),
-            WeightFormat::Channels => rows * (columns + 2),
-            WeightFormat::Float(element) => rows * columns * element.size(),
-        };
-    }
-    (bytes as f64 * 8.0, weights)
 }
 
 /// Precision of most matrices of a graph.

@@ -9,7 +9,11 @@ mod activations;
 mod cache_range;
 mod folder;
 mod histogram;
+mod inputs_seen;
 mod ranges;
+mod readers;
+mod rounded_decoder;
+mod rounded_input;
 mod samples;
 mod tap;
 
@@ -28,6 +32,7 @@ pub(crate) use activations::activation_scales;
 use cache_range::CacheRange;
 pub(crate) use folder::CalibrationFolder;
 use ranges::Ranges;
+pub(crate) use rounded_input::read as read_matrix;
 pub(crate) use samples::{Sample, default_samples, digest, read_samples};
 use tap::tap;
 

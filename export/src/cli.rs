@@ -2,6 +2,7 @@
 
 mod bar;
 mod check_options;
+mod engine_options;
 mod integer_options;
 mod target_option;
 
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 pub(crate) use bar::Bar;
 pub(crate) use check_options::CheckOptions;
+pub(crate) use engine_options::EngineOptions;
 pub(crate) use integer_options::IntegerOptions;
 use lwv_export::{Error, Recipe, export};
 #[cfg(feature = "verify")]
@@ -19,8 +21,6 @@ use lwv_model::{ParitySummary, Precision};
 use serde_json::json;
 pub(crate) use target_option::TargetOption;
 
-#[cfg(feature = "verify")]
-use crate::peak_memory::available_bytes;
 use crate::peak_memory::peak_rss_bytes;
 
 /// Exports, compares and tells.
@@ -29,6 +29,7 @@ use crate::peak_memory::peak_rss_bytes;
 /// What the exporter says, or a bundle that differs too much.
 pub(crate) fn run(recipe: &Recipe, check: &CheckOptions, json: bool) -> anyhow::Result<()> {
     let started = Instant::now();
+    check.find_library(recipe.precision)?;
     let bar = Bar::new(recipe);
     let mut parity = None;
     let summary = export(recipe, &bar, &mut |recipe, bundle| {
@@ -106,7 +107,10 @@ fn compare(
     if !check.wants(recipe.precision) {
         return Ok(None);
     }
-    let (needed, available) = (lwv_export::verify::memory(recipe)?, available_bytes());
+    let (needed, available) = (
+        lwv_export::verify::memory(recipe)?,
+        lwv_runtime::available_bytes(),
+    );
     if !check.verify && available.is_some_and(|available| needed > available) {
         warn(needed, available.unwrap_or_default());
         return Ok(None);

@@ -80,11 +80,16 @@ pub enum Error {
     /// The checkpoint cannot be run on samples.
     #[error("calibration: {0}")]
     Calibration(String),
-    /// The samples never reached a matrix whose inputs are to be rounded.
-    #[error(
-        "no sample reached `{0}`, so nothing is known of what it reads; calibrate with samples that use all of the model"
-    )]
-    NoRange(String),
+    /// Engines cannot be built.
+    #[error("`{}` cannot build engines{advice}: {words}", python.display())]
+    Compiler {
+        /// The interpreter.
+        python: PathBuf,
+        /// What to do about it.
+        advice: String,
+        /// What it said.
+        words: String,
+    },
     /// TensorRT would refuse the graph.
     #[error("graph `{graph}`, node `{node}`: not for TensorRT 10.3: {reason}")]
     Refused {

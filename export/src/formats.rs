@@ -58,7 +58,7 @@ impl Default for Quantization {
             overrides: BTreeMap::new(),
             bits_per_weight: None,
             int8_cache: false,
-            activation_range: ActivationRange::Largest,
+            activation_range: ActivationRange::LeastError,
             calibration: Calibration::default(),
         }
     }
@@ -95,6 +95,21 @@ pub(crate) struct Formats<'a> {
 }
 
 impl<'a> Formats<'a> {
+    /// Those of a bundle that nothing else is known of.
+    pub(crate) fn new(
+        target: Target,
+        precision: Precision,
+        quantization: &'a Quantization,
+        islands: &'a BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            target,
+            precision,
+            quantization,
+            islands,
+        }
+    }
+
     /// Those of a recipe.
     pub(crate) fn of(recipe: &'a Recipe) -> Self {
         Self {
@@ -142,6 +157,9 @@ impl<'a> Formats<'a> {
     /// Format of a matrix that a linear layer reads. The vision tower is small beside the decoder and its features are all
     /// that the decoder sees of a picture, so it never gets four bits unasked.
     pub(crate) fn matrix(&self, name: &str) -> WeightFormat {
+        if self.islands.contains_key(name) {
+            return WeightFormat::Float(ElementType::Float32);
+        }
         let bits = match self.precision {
             Precision::Int8 if self.target == Target::TensorRt => return WeightFormat::Channels,
             // Weights of 8 bits alone save a tower of this size nothing on cards.
@@ -151,7 +169,6 @@ impl<'a> Formats<'a> {
             Precision::Int4 if name.starts_with("visual.") => Bits::Eight,
             Precision::Int4 => Bits::Four,
             Precision::Int8 => Bits::Eight,
-            _ if self.islands.contains_key(name) => return WeightFormat::Float(ElementType::Float32),
             _ => return WeightFormat::Float(self.compute_type()),
         };
         let is_head = matches!(name, "lm_head.weight" | "model.embed_tokens.weight");

@@ -205,7 +205,7 @@ fn finish(mut graph: Emitter<'_, '_>, contract: GraphContract, result: &str) -> 
     })
 }
 
-fn dimensions(tensor: &TensorContract) -> Vec<lwv_onnx::Dimension> {
+pub(crate) fn dimensions(tensor: &TensorContract) -> Vec<lwv_onnx::Dimension> {
     let dimension = |dim: &Dimension| match dim {
         Dimension::Size(size) => lwv_onnx::Dimension::from(*size as i64),
         Dimension::Symbol(name) => lwv_onnx::Dimension::from(name.as_str()),
@@ -213,7 +213,7 @@ fn dimensions(tensor: &TensorContract) -> Vec<lwv_onnx::Dimension> {
     tensor.dims.iter().map(dimension).collect()
 }
 
-fn data_type(element: ElementType) -> DataType {
+pub(crate) fn data_type(element: ElementType) -> DataType {
     match element {
         ElementType::Float16 => DataType::Float16,
         ElementType::Int64 => DataType::Int64,

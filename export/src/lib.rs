@@ -16,6 +16,7 @@ mod calibration;
 #[cfg(feature = "verify")]
 mod divergence;
 mod emitter;
+mod engines;
 mod error;
 mod float_weights;
 mod formats;
@@ -31,6 +32,7 @@ mod prompts;
 #[cfg(feature = "verify")]
 mod sensitivity;
 mod side_files;
+mod sizes;
 mod staging;
 mod value;
 #[cfg(feature = "verify")]
@@ -39,9 +41,11 @@ mod weights;
 
 pub use activations::ActivationRange;
 pub use bundle::{Check, Progress, Recipe, Summary, export};
+pub use engines::EngineRequest;
 pub use error::Error;
 pub use formats::{Calibration, Quantization, Rounding};
 #[cfg(feature = "verify")]
 pub use loss_chart::plot_losses;
 #[cfg(feature = "verify")]
 pub use sensitivity::{PartLoss, sensitivity};
+pub use sizes::{PlannedBytes, planned_bytes};

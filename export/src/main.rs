@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Parser};
-use cli::{CheckOptions, IntegerOptions, TargetOption, absolute, exit, run};
+use cli::{CheckOptions, EngineOptions, IntegerOptions, TargetOption, absolute, exit, run};
 use lwv_export::{Error, Recipe};
 use lwv_model::Precision;
 
@@ -17,7 +17,7 @@ Examples:
   lwv-export ./LongWriter-V-7B ./bundle --fp16
   lwv-export ./checkpoint ./bundle --fp32 --verify
   lwv-export ./checkpoint ./bundle --int4 --int8-cache
-  lwv-export ./LongWriter-V-7B ./bundle --fp16 --target tensorrt
+  lwv-export ./LongWriter-V-7B ./bundle --fp16 --target tensorrt --engine rtx:sm89,sm120
   lwv-export ./checkpoint ./bundle --int4 --calibration my-samples.jsonl --media-dir ./images
   lwv-export ./Qwen2.5-VL-7B-Instruct ./bundle --fp16 --adapter ./my-lora --json";
 
@@ -44,13 +44,15 @@ struct Args {
     /// Write matrices of 4-bit integers
     #[arg(long)]
     int4: bool,
-    /// With --fp16: do not run the checkpoint first to find layers that would overflow, which stay in 32 bits
+    /// Where products are of 16 bits: do not run the checkpoint first to find layers that would overflow, which stay in 32 bits
     #[arg(long)]
     no_guard: bool,
     #[command(flatten)]
     integers: IntegerOptions,
     #[command(flatten)]
     target: TargetOption,
+    #[command(flatten)]
+    engines: EngineOptions,
     /// Merge the LoRA in this folder (PEFT layout)
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -70,10 +72,11 @@ impl Args {
             adapter: self.adapter.as_deref().map(absolute).transpose()?,
             precision,
             held_out: self.check.held_out.clone(),
-            guard: precision == Precision::Fp16 && !self.no_guard && cfg!(feature = "verify"),
+            guard: !self.no_guard && cfg!(feature = "verify"),
             islands: BTreeMap::new(),
             quantization: self.integers.resolve(precision)?,
             target: self.target.resolve(),
+            engines: self.engines.resolve(self.target.resolve())?,
         })
     }
 

@@ -102,9 +102,9 @@ impl Ops for OnnxOps<'_, '_> {
                 }
             }
             WeightFormat::Channels => {
-                let step = self.graph.weights.activation_step(name);
-                let step = step.ok_or_else(|| Error::NoRange(name.to_owned()))?;
-                x = self.graph.rounded(&x, step);
+                if let Some(step) = self.graph.weights.activation_step(name) {
+                    x = self.graph.rounded(&x, step);
+                }
                 (self.graph.dequantized_channels(weight)?, compute)
             }
             WeightFormat::Blocks(scheme) => {

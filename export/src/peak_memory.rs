@@ -10,15 +10,6 @@ pub(crate) fn peak_rss_bytes() -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// Bytes that can still be had without swapping, where the system tells.
-#[cfg(feature = "verify")]
-pub(crate) fn available_bytes() -> Option<u64> {
-    let all = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use cli::{Bar, CheckOptions, IntegerOptions, TargetOption, absolute, exit, run};
+use cli::{Bar, CheckOptions, EngineOptions, IntegerOptions, TargetOption, absolute, exit, run};
 use lwv_export::{Error, PartLoss, Quantization, Recipe, plot_losses, sensitivity};
 use lwv_model::{Precision, Target};
 use lwv_quantize::{Bits, BlockScheme};
@@ -37,6 +37,8 @@ struct Quantize {
     integers: IntegerOptions,
     #[command(flatten)]
     target: TargetOption,
+    #[command(flatten)]
+    engines: EngineOptions,
     #[command(flatten)]
     check: CheckOptions,
     /// Print a JSON object as the last line of stdout
@@ -102,6 +104,7 @@ fn recipe(source: &Path, out: &Path, scheme: Scheme, quantization: Quantization)
         islands: BTreeMap::new(),
         quantization,
         target: Target::Ort,
+        engines: None,
     })
 }
 
@@ -112,6 +115,7 @@ fn quantize(arguments: &Quantize) -> anyhow::Result<()> {
         scheme,
         integers,
         target,
+        engines,
         check,
         json,
     } = arguments;
@@ -119,6 +123,8 @@ fn quantize(arguments: &Quantize) -> anyhow::Result<()> {
     let recipe = Recipe {
         held_out: check.held_out.clone(),
         target: target.resolve(),
+        engines: engines.resolve(target.resolve())?,
+        guard: !matches!(target.resolve(), Target::Ort),
         ..recipe(source, out, *scheme, quantization)?
     };
     run(&recipe, check, *json)

@@ -6,7 +6,7 @@ use lwv_quantize::round_to_nearest;
 use lwv_train::Network;
 use serde::Serialize;
 
-use crate::calibration::{default_samples, failed, open_network, to_vec};
+use crate::calibration::{default_samples, failed, open_network, read_matrix, to_vec};
 use crate::divergence::Divergences;
 use crate::formats::{Formats, WeightFormat};
 use crate::{Error, Progress, Recipe};
@@ -106,12 +106,7 @@ fn round(network: &mut Network, name: &str, formats: &Formats<'_>) -> Result<(),
         .into_iter()
         .find(|(known, _)| known == name);
     let shape = shape.map(|(_, shape)| shape).unwrap_or_default();
-    let mut weights = Vec::with_capacity(shape.iter().product());
-    let read = network.ops().read(name, &shape, |floats| {
-        weights.extend_from_slice(floats);
-        Ok(())
-    });
-    read.map_err(failed)?;
+    let weights = read_matrix(network.ops(), name, &shape)?;
     let matrix =
         round_to_nearest(&weights, shape[1..].iter().product(), scheme).map_err(Error::quantize(name))?;
     network

@@ -9,7 +9,7 @@ mod report;
 
 use std::path::Path;
 
-use lwv_model::{Logits, ModelConfig, ParitySummary, Precision, contract, expected_weights};
+use lwv_model::{Logits, ModelConfig, ParitySummary, Precision, Target, contract, expected_weights};
 use lwv_processor::{PositionBuilder, Prompt};
 use lwv_runtime::{Decoder, Device, Engine};
 use lwv_train::Network;
@@ -46,7 +46,7 @@ pub fn verify(
     progress: &dyn Progress,
 ) -> Result<ParitySummary, Error> {
     let mut network = open_network(recipe)?;
-    let mut builder = Engine::builder(bundle).device(Device::Cpu);
+    let mut builder = Engine::builder(bundle).device(Device::Cpu).dequantize_once();
     if let Some(library) = library {
         builder = builder.library(library);
     }
@@ -79,6 +79,8 @@ pub fn memory(recipe: &Recipe) -> Result<u64, Error> {
     let shapes = expected_weights(&config).into_iter().map(|(_, shape)| shape);
     let weights: usize = shapes.map(|shape| shape.iter().product::<usize>()).sum();
     let bytes = match recipe.precision {
+        // Floats are made of all integers.
+        _ if recipe.target == Target::TensorRt => 8,
         Precision::Int4 => 5,
         Precision::Int8 => 6,
         // ONNX Runtime computes in f32 on CPUs and keeps 16-bit weights as such.

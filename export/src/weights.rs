@@ -7,8 +7,9 @@ use lwv_model::{Adapter, Checkpoint, LowRank, StoredType, TensorInfo};
 use lwv_onnx::{DataType, ExternalFile, ExternalLocation, ExternalWriter};
 
 use crate::Error;
+use crate::activations::ActivationScales;
 use crate::calibrated::Calibrated;
-use crate::formats::Formats;
+use crate::formats::{Formats, WeightFormat};
 
 mod blocks;
 
@@ -158,11 +159,14 @@ impl<'a> WeightStore<'a> {
         dtype: DataType,
         take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        // Floats of a matrix that is also small integers are the embedding table, whose rows no layer multiplies.
+        let is_table = matches!(self.formats.matrix(name), WeightFormat::Channels) && info.shape.len() > 1;
+        let moved = self.moved().filter(|moved| moved.has(name) && !is_table);
         let same = matches!(
             (info.stored, dtype),
             (StoredType::F32, DataType::Float32) | (StoredType::F16, DataType::Float16)
         );
-        if same && self.update(name, info)?.is_none() && self.multipliers(name).is_none() {
+        if same && self.update(name, info)?.is_none() && moved.is_none() {
             return self.checkpoint.read_bytes(info, |bytes| {
                 (self.progress)(bytes.len() as u64);
                 take(bytes)
@@ -170,7 +174,7 @@ impl<'a> WeightStore<'a> {
         }
         let mut bytes = Vec::new();
         let mut halves = Vec::new();
-        self.read(name, info, |floats| {
+        self.read(name, info, moved, |floats| {
             bytes.clear();
             match dtype {
                 DataType::Float16 => narrow(floats, &mut halves, &mut bytes),
@@ -182,18 +186,20 @@ impl<'a> WeightStore<'a> {
 
     /// What one level stands for of what the matrix `name` reads, where that is rounded to 8 bits.
     pub(crate) fn activation_step(&self, name: &str) -> Option<f32> {
-        self.calibrated?.activations.as_ref()?.steps.get(name).copied()
+        self.moved()?.steps.get(name).copied()
     }
 
-    fn multipliers(&self, name: &str) -> Option<&'a Vec<f32>> {
-        self.calibrated?.activations.as_ref()?.multipliers.get(name)
+    /// What was moved between weights.
+    fn moved(&self) -> Option<&'a ActivationScales> {
+        self.calibrated?.activations.as_ref()
     }
 
-    /// Reads a weight in pieces, as f32, the adapter merged in and what was moved between weights.
+    /// Reads a weight in pieces, as f32, the adapter merged in and what was `moved` between weights.
     fn read(
         &self,
         name: &str,
         info: &TensorInfo,
+        moved: Option<&ActivationScales>,
         mut take: impl FnMut(&mut [f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let update = self.update(name, info)?;
@@ -202,12 +208,8 @@ impl<'a> WeightStore<'a> {
             if let Some(update) = update {
                 update.add_to(floats, done);
             }
-            if let Some(multipliers) = self.multipliers(name) {
-                let multipliers = multipliers.iter().cycle().skip(done % multipliers.len());
-                floats
-                    .iter_mut()
-                    .zip(multipliers)
-                    .for_each(|(weight, by)| *weight *= by);
+            if let Some(moved) = moved {
+                moved.apply(name, &info.shape, done, floats);
             }
             done += floats.len();
             (self.progress)((floats.len() * info.stored.size()) as u64);

@@ -38,8 +38,9 @@ pub use decoder::{
 };
 pub use error::ConfigError;
 pub use manifest::{
-    CalibrationEntry, Dimension, ElementType, FORMAT_VERSION, FileEntry, GraphContract, GraphEntry,
-    ImageLimits, Manifest, ParitySummary, Precision, Profile, QuantizationEntry, Target, TensorContract,
+    CalibrationEntry, Dimension, ElementType, EngineEntry, FORMAT_VERSION, FileEntry, GraphContract,
+    GraphEntry, ImageLimits, Manifest, ParitySummary, Precision, Profile, QuantizationEntry, Target,
+    TensorContract,
 };
 pub use names::{WeightNames, expected_weights};
 pub use ops::{Ops, Rotary, Segments};

@@ -39,8 +39,28 @@ pub struct Manifest {
     /// How integer weights were made, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<QuantizationEntry>,
+    /// Engines that were built ahead of time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engines: Vec<EngineEntry>,
     /// What the parity report found, where one was made.
     pub parity: Option<ParitySummary>,
+}
+
+/// An engine that was built ahead of time and came with the bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineEntry {
+    /// Name of the graph that it computes.
+    pub graph: String,
+    /// SHA-256 of that graph's file, as it was then.
+    pub graph_sha256: String,
+    /// What runs it: `tensorrt-rtx`.
+    pub provider: String,
+    /// Version of that library that built it, such as `1.7.1.116`.
+    pub version: String,
+    /// Compute capability of the cards that it is for, such as `sm89`.
+    pub card: String,
+    /// Graph that has the same inputs and outputs, and the engine as its only node.
+    pub file: String,
 }
 
 /// Shapes of an input that an engine is built for.
@@ -176,6 +196,10 @@ pub struct QuantizationEntry {
     pub bits_per_weight: f64,
     /// What calibration looked at.
     pub calibration: Option<CalibrationEntry>,
+    /// Where layers round what they read: matrices that read it as it is, by canonical name, each with the part by which rounding
+    /// would have changed what it makes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exact_inputs: BTreeMap<String, f64>,
 }
 
 /// What calibration looked at.

@@ -38,6 +38,21 @@ impl ChannelMatrix {
         });
         Ok(Self { codes, scales })
     }
+
+    /// The weights that the codes stand for, `[rows, columns]`.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let columns = self.codes.len() / self.scales.len().max(1);
+        let mut weights = vec![0.0; self.codes.len()];
+        let rows = weights
+            .par_chunks_mut(columns.max(1))
+            .zip(self.codes.par_chunks(columns.max(1)));
+        rows.zip(&self.scales).for_each(|((weights, codes), scale)| {
+            for (weight, code) in weights.iter_mut().zip(codes) {
+                *weight = f32::from(*code) * scale;
+            }
+        });
+        weights
+    }
 }
 
 #[cfg(test)]
@@ -48,14 +63,10 @@ mod tests {
     fn every_weight_is_within_half_a_step() {
         let weights: Vec<f32> = (0..96).map(|i| ((i * 37 % 29) as f32 - 14.0) * 0.03).collect();
         let matrix = ChannelMatrix::round(&weights, 32).unwrap();
-        for (row, weights) in weights.chunks(32).enumerate() {
-            for (code, weight) in matrix.codes[row * 32..].iter().zip(weights) {
-                let back = f32::from(*code) * matrix.scales[row];
-                assert!(
-                    (back - weight).abs() <= matrix.scales[row] * 0.5001,
-                    "{back} {weight}"
-                );
-            }
+        let back = matrix.dequantize();
+        for (index, (back, weight)) in back.iter().zip(&weights).enumerate() {
+            let step = matrix.scales[index / 32];
+            assert!((back - weight).abs() <= step * 0.5001, "{back} {weight}");
         }
     }
 

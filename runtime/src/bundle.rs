@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use lwv_model::{Dimension, GraphContract, Manifest, ModelConfig, TensorContract, contract};
 
 use crate::error::{Inner, Result};
-use crate::file_hash::hash_file;
+use crate::file_hash::{hash_bytes, hash_file};
 
 /// A bundle folder whose manifest was checked: every file is there with its size, and the graphs promise what the
 /// runtime needs.
@@ -53,6 +53,11 @@ impl Bundle {
     /// What `config.json` says.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Hash of what `lwv.json` says of all files, by which bundles are told apart.
+    pub fn id(&self) -> String {
+        hash_bytes(&serde_json::to_vec(&self.manifest.files).unwrap_or_default())
     }
 
     /// Sum of the sizes of all files in bytes.
@@ -289,6 +294,7 @@ mod tests {
             profiles: std::collections::BTreeMap::new(),
             islands: std::collections::BTreeMap::new(),
             quantization: None,
+            engines: Vec::new(),
             parity: None,
         };
         spoil(&mut manifest);

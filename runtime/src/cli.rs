@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser};
-use lwv_runtime::{Device, SamplerSettings};
+use lwv_runtime::{Device, EngineCache, SamplerSettings};
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -12,6 +12,9 @@ Examples:
   Plan and write a long text into a file, with progress on the terminal:
     lwv-write bundle --image slides/01.png --prompt-file task.txt --words 3000 --plan --out talk.md
 
+  What would a long text take on a board whose memory gives 102 GB/s?
+    lwv-write bundle --estimate --bandwidth 102
+
   Twenty tokens, always the same ones, as JSON:
     lwv-write bundle --prompt 'The capital of France is' --raw-prompt --greedy --max-new-tokens 20 --json
 
@@ -20,10 +23,25 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 /// Writes long texts from pictures and instructions, offline.
 #[derive(Debug, Parser)]
 #[command(name = "lwv-write", version, after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids"]))]
+#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "estimate", "list_engines"]))]
 pub(crate) struct Arguments {
     /// Folder of the bundle, as lwv-export writes it.
+    #[arg(
+        required_unless_present = "list_engines",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) bundle: PathBuf,
+
+    /// Tell what memory texts take and how fast they can be at most, instead of writing.
+    #[arg(long)]
+    pub(crate) estimate: bool,
+    /// With --estimate: gigabytes that the memory gives in a second.
+    #[arg(long, value_name = "N", requires = "estimate")]
+    pub(crate) bandwidth: Option<f64>,
+    /// List the engines that were built here and kept.
+    #[arg(long)]
+    pub(crate) list_engines: bool,
 
     /// A picture (JPEG, PNG or WebP); give it again for more, in their order.
     #[arg(long, value_name = "FILE")]
@@ -97,6 +115,15 @@ pub(crate) struct Arguments {
     /// Prompt tokens that are computed at once.
     #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_PREFILL_CHUNK)]
     prefill_chunk: usize,
+    /// Where engines are kept that TensorRT builds; by default in the user's cache.
+    #[arg(long, value_name = "DIR")]
+    engines: Option<PathBuf>,
+    /// Most gigabytes that all engines together may take; those not used for longest go first.
+    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_ENGINE_LIMIT >> 30)]
+    engines_limit: u64,
+    /// Load the bundle even if there is too little memory for it.
+    #[arg(long)]
+    ignore_memory: bool,
     /// ONNX Runtime's shared library; by default it is looked for.
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -131,6 +158,10 @@ pub(crate) struct Recipe {
     pub(crate) threads: Option<usize>,
     pub(crate) kv_budget_mib: u64,
     pub(crate) prefill_chunk: usize,
+    #[serde(skip)]
+    pub(crate) engines: EngineCache,
+    #[serde(skip)]
+    pub(crate) ignore_memory: bool,
     pub(crate) onnxruntime: Option<PathBuf>,
     pub(crate) check_hashes: bool,
     pub(crate) out: Option<PathBuf>,
@@ -153,6 +184,7 @@ impl Arguments {
     /// Reads the prompt and fills in defaults.
     pub(crate) fn resolve(self) -> anyhow::Result<Recipe> {
         Ok(Recipe {
+            engines: self.engine_cache(),
             prompt: self.prompt_source()?,
             sampler: self.sampler(),
             bundle: self.bundle,
@@ -168,11 +200,18 @@ impl Arguments {
             threads: self.threads.map(|threads| threads as usize),
             kv_budget_mib: self.kv_budget_mib,
             prefill_chunk: self.prefill_chunk,
+            ignore_memory: self.ignore_memory,
             onnxruntime: self.onnxruntime,
             check_hashes: self.check_hashes,
             out: self.out,
             json: self.json,
         })
+    }
+
+    /// Where engines are kept.
+    pub(crate) fn engine_cache(&self) -> EngineCache {
+        let folder = self.engines.clone().unwrap_or_else(EngineCache::usual_folder);
+        EngineCache::new(folder, self.engines_limit << 30)
     }
 
     fn prompt_source(&self) -> anyhow::Result<PromptSource> {

@@ -7,12 +7,15 @@ use lwv_processor::{PositionBuilder, Processor};
 use crate::bundle::Bundle;
 use crate::cancel::CancelToken;
 use crate::decoder::Decoder;
-use crate::error::{Error, Inner, Result};
+use crate::engine_cache::{DEFAULT_ENGINE_LIMIT, EngineCache};
+use crate::engine_shelf::EngineShelf;
+use crate::error::{Error, ErrorKind, Inner, Result};
+use crate::estimate::{MemoryEstimate, check_memory};
 use crate::graph::{Graph, GraphSettings, default_threads};
-use crate::kv_cache::KvLayout;
 use crate::library;
 use crate::ort_decoder::{Graphs, Limits, OrtDecoder};
 use crate::provider::Device;
+use crate::self_test::self_test;
 use crate::session::{Session, SessionContext};
 
 /// Budget of the cache where none was declared: 4 GiB.
@@ -20,6 +23,9 @@ pub const DEFAULT_KV_BUDGET: u64 = 4 << 30;
 
 /// Tokens in one run of prefill where nothing else was said.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// Tokens of a text, prompt included, that there must be memory for.
+const USUAL_TOKENS: usize = 4096;
 
 /// What loading is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +47,13 @@ pub enum LoadProgress {
         /// Number of graphs.
         count: usize,
     },
+    /// An engine is being built for a graph, which takes minutes and is done once.
+    Building {
+        /// The graph's name.
+        graph: String,
+        /// Why one that is there cannot be used.
+        reason: Option<String>,
+    },
 }
 
 /// Loads a bundle. Made by [`Engine::builder`].
@@ -53,6 +66,8 @@ pub struct EngineBuilder {
     library: Option<PathBuf>,
     check_hashes: bool,
     dequantize_once: bool,
+    engines: EngineCache,
+    ignore_memory: bool,
     cancel: CancelToken,
     progress: Box<dyn FnMut(LoadProgress)>,
 }
@@ -104,6 +119,18 @@ impl EngineBuilder {
         self
     }
 
+    /// Where engines are kept that TensorRT builds; in [`EngineCache::usual_folder`] if not set.
+    pub fn engines(mut self, cache: EngineCache) -> Self {
+        self.engines = cache;
+        self
+    }
+
+    /// Loads the bundle even if it and a text of 4,096 tokens need more memory than there is.
+    pub fn ignore_memory(mut self) -> Self {
+        self.ignore_memory = true;
+        self
+    }
+
     /// Cancels loading, between two graphs.
     pub fn cancel(mut self, cancel: CancelToken) -> Self {
         self.cancel = cancel;
@@ -129,14 +156,17 @@ impl EngineBuilder {
             bundle.verify_hashes(|done, total| (self.progress)(LoadProgress::Hashing { done, total }))?;
         }
         let processor = Processor::from_dir(bundle.dir())?;
-        let environment = library::load(self.library.as_deref())?;
+        let library = library::load(self.library.as_deref())?;
         let settings = GraphSettings {
-            environment,
+            environment: library.environment,
             device: self.device,
             threads,
             dequantize_once: self.dequantize_once,
+            engines: None,
+            plugin: None,
+            file: None,
         };
-        let graphs = Arc::new(self.load_graphs(&bundle, settings)?);
+        let graphs = Arc::new(self.load_graphs(&bundle, settings, &library.path)?);
         let limits = Limits {
             kv_budget: self.kv_budget,
             prefill_chunk: self.prefill_chunk.min(bundle.longest_chunk()),
@@ -154,6 +184,20 @@ impl EngineBuilder {
         Ok(engine)
     }
 
+    /// Whether a device has the memory and, if it is a card, computes right.
+    fn check(&self, bundle: &Bundle, settings: &GraphSettings) -> Result<()> {
+        if !self.ignore_memory {
+            let chunk = self.prefill_chunk.min(bundle.longest_chunk());
+            let estimate = MemoryEstimate::of(bundle, USUAL_TOKENS, chunk);
+            check_memory(bundle, settings.device, &estimate)?;
+        }
+        match settings.device {
+            Device::Cuda(_) => self_test(settings),
+            // Engines are built for the card that they run on.
+            _ => Ok(()),
+        }
+    }
+
     fn check_settings(&self, threads: usize) -> Result<()> {
         if threads == 0 {
             return Err(Error::setting("threads", threads, "use at least 1"));
@@ -164,11 +208,21 @@ impl EngineBuilder {
         Ok(())
     }
 
-    fn load_graphs(&mut self, bundle: &Bundle, mut settings: GraphSettings) -> Result<Graphs> {
+    fn load_graphs(
+        &mut self,
+        bundle: &Bundle,
+        mut settings: GraphSettings,
+        library: &Path,
+    ) -> Result<Graphs> {
+        let shelf = match self.device {
+            device if device.runs_engines() => {
+                Some(EngineShelf::of(device, bundle, library, self.engines.clone())?)
+            }
+            _ => None,
+        };
         let (asked, count) = (settings.device, bundle.graphs().len());
         let candidates = match asked {
-            Device::Auto if cfg!(feature = "cuda") => vec![Device::Cuda(0), Device::Cpu],
-            Device::Auto => vec![Device::Cpu],
+            Device::Auto => vec![Device::Cuda(0), Device::Cpu],
             named => vec![named],
         };
         let mut index = 0;
@@ -182,13 +236,22 @@ impl EngineBuilder {
                 count,
             });
             index += 1;
-            Graph::load(bundle, graph, settings)
+            match &shelf {
+                Some(shelf) => shelf.load(bundle, graph, settings, &mut |reason| {
+                    let graph = graph.to_owned();
+                    (this.progress)(LoadProgress::Building { graph, reason });
+                }),
+                None => Graph::load(bundle, graph, settings),
+            }
         };
         let mut decoder = Err(Inner::Cancelled.into());
         for device in candidates {
             settings.device = device;
-            decoder = load(self, contract::DECODER, &settings);
-            let go_on = matches!(&decoder, Err(e) if e.kind() == crate::ErrorKind::Provider);
+            decoder = self
+                .check(bundle, &settings)
+                .and_then(|()| load(self, contract::DECODER, &settings));
+            let unusable = [ErrorKind::Provider, ErrorKind::Memory];
+            let go_on = matches!(&decoder, Err(e) if unusable.contains(&e.kind()));
             if !go_on {
                 break;
             }
@@ -220,25 +283,6 @@ struct Loaded {
     threads: usize,
 }
 
-/// What a text will take, before it is begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MemoryEstimate {
-    /// Bytes of the graphs and their weights.
-    pub weights: u64,
-    /// Bytes of the cache.
-    pub kv: u64,
-    /// Bytes of inputs and outputs; what the operators need inside a run comes on top.
-    pub buffers: u64,
-}
-
-impl MemoryEstimate {
-    /// The sum in bytes.
-    pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.buffers
-    }
-}
-
 impl Engine {
     /// Begins to load the bundle in the folder `dir`.
     ///
@@ -261,6 +305,8 @@ impl Engine {
             library: None,
             check_hashes: false,
             dequantize_once: false,
+            ignore_memory: false,
+            engines: EngineCache::new(EngineCache::usual_folder(), DEFAULT_ENGINE_LIMIT),
             cancel: CancelToken::new(),
             progress: Box::new(|_| ()),
         }
@@ -350,18 +396,6 @@ impl Engine {
     /// What a text of `tokens` tokens, prompt included, will take.
     pub fn estimate(&self, tokens: usize) -> MemoryEstimate {
         let Loaded { bundle, limits, .. } = &*self.inner;
-        let text = &bundle.config().text;
-        let onnx = |(_, file): &(&String, &lwv_model::FileEntry)| file.bytes;
-        let weights = bundle
-            .manifest()
-            .files
-            .iter()
-            .filter(|(name, _)| name.starts_with("onnx/"));
-        let floats = 2 * limits.prefill_chunk * text.hidden_size + text.vocab_size;
-        MemoryEstimate {
-            weights: weights.map(|file| onnx(&file)).sum(),
-            kv: KvLayout::of(bundle).bytes(tokens.min(limits.context)),
-            buffers: 4 * floats as u64 + 8 * limits.context as u64,
-        }
+        MemoryEstimate::of(bundle, tokens, limits.prefill_chunk)
     }
 }

@@ -152,6 +152,16 @@ impl EngineCache {
         Ok(engines)
     }
 
+    /// The folder of what a provider compiles and checks by itself; it is not counted.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub(crate) fn compiled_folder(&self, fingerprint: &Fingerprint) -> Result<PathBuf> {
+        let folder = self.root.join("compiled").join(fingerprint.key());
+        fs::create_dir_all(&folder).map_err(unwritable(&folder))?;
+        Ok(folder)
+    }
+
     fn folder(&self, fingerprint: &Fingerprint) -> PathBuf {
         self.root.join(fingerprint.key())
     }
@@ -266,14 +276,17 @@ mod tests {
     fn a_damaged_engine_is_built_again_with_a_word() {
         let (_root, cache) = cache(u64::MAX);
         let fingerprint = fingerprint::example();
-        let damages: [(fn(&Path), &str); 3] = [
-            (|file| fs::write(file, [7; 3]).unwrap(), "3 bytes instead of 9"),
-            (|file| fs::write(file, [8; 9]).unwrap(), "is not as it was built"),
-            (|file| fs::remove_file(file).unwrap(), "is missing"),
-        ];
-        for (damage, word) in damages {
+        for (damaged, word) in [
+            (Some(vec![7; 3]), "3 bytes instead of 9"),
+            (Some(vec![8; 9]), "is not as it was built"),
+            (None, "is missing"),
+        ] {
             load(&cache, &fingerprint, 9);
-            damage(&cache.folder(&fingerprint).join("decoder.engine"));
+            let file = cache.folder(&fingerprint).join("decoder.engine");
+            match damaged {
+                Some(bytes) => fs::write(file, bytes).unwrap(),
+                None => fs::remove_file(file).unwrap(),
+            }
             let state = cache.state(&fingerprint);
             let EngineState::Missing(Some(why)) = &state else {
                 panic!("{word}: {state:?}");

@@ -97,6 +97,17 @@ pub(crate) enum Inner {
         mib(*budget)
     )]
     Budget { tokens: usize, needs: u64, budget: u64 },
+    #[error(
+        "the bundle and a text of usual length need {:.1} GB, but only {:.1} GB can be had; {advice}, or load it all the same \
+         (`--ignore-memory`)",
+        *needs as f64 / 1e9,
+        *has as f64 / 1e9
+    )]
+    TooLarge {
+        needs: u64,
+        has: u64,
+        advice: &'static str,
+    },
     #[error("no memory for {bytes} bytes of cache")]
     OutOfMemory { bytes: u64 },
 
@@ -150,7 +161,7 @@ impl Error {
             | Inner::Family { .. }
             | Inner::Contract { .. } => ErrorKind::Bundle,
             Inner::Provider { .. } | Inner::Write { .. } => ErrorKind::Provider,
-            Inner::Budget { .. } | Inner::OutOfMemory { .. } => ErrorKind::Memory,
+            Inner::Budget { .. } | Inner::TooLarge { .. } | Inner::OutOfMemory { .. } => ErrorKind::Memory,
             Inner::Processor(_)
             | Inner::PromptTooLong { .. }
             | Inner::EmptyPrompt
@@ -169,6 +180,15 @@ impl Error {
             setting,
             value: value.to_string(),
             reason,
+        }
+        .into()
+    }
+
+    /// An error of the device that is called `device`.
+    pub(crate) fn provider(device: &str, reason: impl Into<String>) -> Self {
+        Inner::Provider {
+            device: device.to_owned(),
+            reason: reason.into(),
         }
         .into()
     }

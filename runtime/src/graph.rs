@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lwv_model::{Dimension, ElementType, GraphContract, TensorContract};
@@ -10,7 +10,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use crate::bundle::{Bundle, compare_contracts};
 use crate::cancel::Interrupt;
 use crate::error::{Error, Inner, Result};
-use crate::provider::Device;
+use crate::provider::{Assignment, Device};
 
 /// How graphs are loaded.
 #[derive(Clone)]
@@ -20,6 +20,12 @@ pub(crate) struct GraphSettings {
     pub(crate) threads: usize,
     /// Whether integer weights become floats at load.
     pub(crate) dequantize_once: bool,
+    /// Folder of the graph's engine.
+    pub(crate) engines: Option<PathBuf>,
+    /// A provider's library that is loaded by itself.
+    pub(crate) plugin: Option<PathBuf>,
+    /// A graph that stands for the bundle's own.
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// A graph, loaded and compared with the manifest. ONNX Runtime's sessions are not to be run from two threads at once,
@@ -32,7 +38,16 @@ pub(crate) struct Graph {
 impl Graph {
     /// Loads `name` of `bundle`. ONNX Runtime maps the external weights into memory.
     pub(crate) fn load(bundle: &Bundle, name: &'static str, settings: &GraphSettings) -> Result<Self> {
-        let session = open(&bundle.graph_path(name), settings).map_err(|e| {
+        let file = bundle.manifest().graphs.get(name).map(|entry| &entry.file);
+        let profiles = file.and_then(|file| bundle.manifest().profiles.get(file));
+        let assignment = Assignment {
+            profiles,
+            engines: settings.engines.as_deref(),
+            plugin: settings.plugin.as_deref(),
+            environment: &settings.environment,
+        };
+        let path = settings.file.clone().unwrap_or_else(|| bundle.graph_path(name));
+        let session = open(&path, settings, &assignment).map_err(|e| {
             if e.kind() == crate::ErrorKind::Inference {
                 named(name, &e)
             } else {
@@ -58,7 +73,7 @@ impl Graph {
     }
 }
 
-fn open(path: &Path, settings: &GraphSettings) -> Result<Session> {
+fn open(path: &Path, settings: &GraphSettings, assignment: &Assignment<'_>) -> Result<Session> {
     let builder = Session::builder(&settings.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_parallel_execution(false)?
@@ -69,7 +84,7 @@ fn open(path: &Path, settings: &GraphSettings) -> Result<Session> {
         true => builder.with_config_entry("session.disable_quant_qdq", "1")?,
         false => builder,
     };
-    let mut builder = settings.device.register(builder)?;
+    let mut builder = settings.device.register(builder, assignment)?;
     Ok(builder.commit_from_file(path)?)
 }
 

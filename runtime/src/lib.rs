@@ -14,10 +14,13 @@
 mod binding;
 mod bundle;
 mod cancel;
+mod card;
 mod decoder;
 mod engine;
 mod engine_cache;
+mod engine_shelf;
 mod error;
+mod estimate;
 mod file_hash;
 mod generation;
 mod graph;
@@ -30,6 +33,7 @@ mod sampler;
 #[cfg(test)]
 mod scripted;
 mod section;
+mod self_test;
 mod sentence;
 mod session;
 mod stats;
@@ -40,21 +44,21 @@ mod writer;
 
 pub use bundle::Bundle;
 pub use cancel::{CancelToken, Interrupt};
+pub use card::Card;
 pub use decoder::Decoder;
-pub use engine::{
-    DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress, MemoryEstimate,
-};
+pub use engine::{DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress};
 pub use engine_cache::{
     CachedEngine, DEFAULT_ENGINE_LIMIT, ENGINES_VARIABLE, EngineCache, EngineState, Fingerprint,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use estimate::MemoryEstimate;
 pub use generation::{Event, FinishReason, Generation, GenerationSettings, Output};
 pub use library::{LIBRARY_VARIABLE, find_library};
 pub use plan::{Plan, PlannedSection};
-pub use provider::Device;
+pub use provider::{Device, PLUGIN_VARIABLE};
 pub use sampler::{Sampler, SamplerSettings, SamplerState};
 pub use section::WrittenSection;
 pub use session::{Session, SessionContext};
-pub use stats::{Stats, peak_rss_bytes};
+pub use stats::{Stats, available_bytes, peak_rss_bytes};
 pub use words::{WordCounter, count_words};
 pub use writer::{Manuscript, Task, Writer, WriterEvent, WriterSettings};

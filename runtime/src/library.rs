@@ -12,7 +12,15 @@ pub const LIBRARY_VARIABLE: &str = "LWV_ONNXRUNTIME";
 const BINDING_VARIABLE: &str = "ORT_DYLIB_PATH";
 
 /// ONNX Runtime allows one environment in a process.
-static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+static ENVIRONMENT: Mutex<Option<Library>> = Mutex::new(None);
+
+/// The loaded library.
+#[derive(Clone, Debug)]
+pub(crate) struct Library {
+    pub(crate) environment: Environment,
+    /// Where it was found.
+    pub(crate) path: PathBuf,
+}
 
 /// Finds ONNX Runtime's shared library: `explicit`, then the variables [`LIBRARY_VARIABLE`] and `ORT_DYLIB_PATH`, then
 /// beside the executable and in `../lib`, then the system's folders. A place that was named must hold it: there is no
@@ -51,12 +59,12 @@ pub fn find_library(explicit: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// Loads the library, once in a process: later calls get the library of the first, whatever they name.
-pub(crate) fn load(explicit: Option<&Path>) -> Result<Environment> {
-    let mut environment = ENVIRONMENT
+pub(crate) fn load(explicit: Option<&Path>) -> Result<Library> {
+    let mut loaded = ENVIRONMENT
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(environment) = &*environment {
-        return Ok(environment.clone());
+    if let Some(loaded) = &*loaded {
+        return Ok(loaded.clone());
     }
     let path = find_library(explicit)?;
     let path = path.canonicalize().map_err(|source| Inner::Read {
@@ -74,8 +82,12 @@ pub(crate) fn load(explicit: Option<&Path>) -> Result<Environment> {
         .build()
         .map_err(|e| unusable(e.message().to_owned()))?;
     built.set_log_level(ort::logging::LogLevel::Error);
-    *environment = Some(built.clone());
-    Ok(built)
+    let library = Library {
+        environment: built,
+        path,
+    };
+    *loaded = Some(library.clone());
+    Ok(library)
 }
 
 fn describe(error: &ort::LoadDynamicError) -> String {

@@ -3,6 +3,7 @@
 
 mod cli;
 mod environment;
+mod overview;
 mod progress;
 mod text_file;
 
@@ -30,6 +31,9 @@ const USUAL_TOKENS: usize = 4096;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.estimate || arguments.list_engines {
+        return overview(&arguments);
+    }
     environment::prepare(&arguments.bundle);
     let cancel = CancelToken::new();
     let outcome = catch_interrupts(&cancel).and_then(|()| run(&arguments.resolve()?, &cancel));
@@ -46,6 +50,21 @@ fn main() -> ExitCode {
             } else {
                 1
             })
+        }
+    }
+}
+
+/// Tells something and writes nothing.
+fn overview(arguments: &Arguments) -> ExitCode {
+    let told = match arguments.list_engines {
+        true => overview::engines(&arguments.engine_cache()),
+        false => overview::estimate(&arguments.bundle, arguments.bandwidth),
+    };
+    match told.and_then(|text| print_text(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {}", with_causes(&error)));
+            ExitCode::FAILURE
         }
     }
 }
@@ -104,6 +123,7 @@ fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<En
         .device(recipe.device)
         .kv_budget(recipe.kv_budget_mib << 20)
         .prefill_chunk(recipe.prefill_chunk)
+        .engines(recipe.engines.clone())
         .cancel(cancel.clone())
         .on_progress(move |step| progress.load(&step));
     if let Some(threads) = recipe.threads {
@@ -111,6 +131,9 @@ fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<En
     }
     if let Some(library) = &recipe.onnxruntime {
         builder = builder.library(library);
+    }
+    if recipe.ignore_memory {
+        builder = builder.ignore_memory();
     }
     if recipe.check_hashes {
         builder = builder.check_hashes();

@@ -43,6 +43,14 @@ impl Progress {
             LoadProgress::Loading { graph, index, count } => {
                 self.show(format!("loading {graph} ({} of {count})", index + 1));
             }
+            LoadProgress::Building { graph, reason } => {
+                let why = reason
+                    .as_ref()
+                    .map_or(String::new(), |reason| format!(": {reason}"));
+                self.show(format!(
+                    "building an engine for {graph}, which takes minutes{why}"
+                ));
+            }
             _ => {}
         }
     }

@@ -1,9 +1,29 @@
+mod cuda;
+mod tensorrt;
+pub(crate) mod tensorrt_rtx;
+
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
+use lwv_model::Profile;
+use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 
-use crate::error::{Error, Inner, Result};
+use crate::error::{Error, Result};
+pub use tensorrt_rtx::PLUGIN_VARIABLE;
+
+/// What a provider is told about the graph that it will run.
+pub(crate) struct Assignment<'a> {
+    /// Sizes of inputs that engines are built for, where there are any.
+    pub(crate) profiles: Option<&'a BTreeMap<String, Profile>>,
+    /// Folder of the graph's engine.
+    pub(crate) engines: Option<&'a Path>,
+    /// A provider's library that is loaded by itself.
+    pub(crate) plugin: Option<&'a Path>,
+    pub(crate) environment: &'a Environment,
+}
 
 /// Where the graphs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -34,65 +54,27 @@ impl Device {
         }
     }
 
+    /// Whether it runs engines, which are built for bundles of target `tensorrt`.
+    pub(crate) fn runs_engines(self) -> bool {
+        matches!(self, Self::TensorRt | Self::TensorRtRtx)
+    }
+
     /// Registers the device's provider; a provider that cannot be had is an error, not a fall back.
-    pub(crate) fn register(self, builder: SessionBuilder) -> Result<SessionBuilder> {
+    pub(crate) fn register(
+        self,
+        builder: SessionBuilder,
+        assignment: &Assignment<'_>,
+    ) -> Result<SessionBuilder> {
         match self {
             Self::Auto | Self::Cpu => Ok(builder),
-            Self::Cuda(index) => self.register_cuda(builder, index),
-            Self::TensorRt | Self::TensorRtRtx => self.register_tensorrt(builder),
+            Self::Cuda(index) => cuda::register(self, builder, index),
+            Self::TensorRt => tensorrt::register(self, builder, assignment),
+            Self::TensorRtRtx => tensorrt_rtx::register(self, builder, assignment),
         }
     }
 
-    #[cfg(feature = "cuda")]
-    fn register_cuda(self, builder: SessionBuilder, index: u32) -> Result<SessionBuilder> {
-        let index = i32::try_from(index).map_err(|_| self.failed("there is no such card"))?;
-        let cuda = ort::ep::CUDA::default()
-            .with_device_id(index)
-            .build()
-            .error_on_failure();
-        builder
-            .with_execution_providers([cuda])
-            .map_err(|e| self.failed(e.message()))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn register_cuda(self, _: SessionBuilder, _: u32) -> Result<SessionBuilder> {
-        Err(self.not_built("cuda"))
-    }
-
-    #[cfg(feature = "tensorrt")]
-    fn register_tensorrt(self, builder: SessionBuilder) -> Result<SessionBuilder> {
-        let provider = match self {
-            Self::TensorRtRtx => ort::ep::NVRTX::default().build(),
-            _ => ort::ep::TensorRT::default().build(),
-        };
-        builder
-            .with_execution_providers([provider.error_on_failure()])
-            .map_err(|e| self.failed(e.message()))
-    }
-
-    #[cfg(not(feature = "tensorrt"))]
-    fn register_tensorrt(self, _: SessionBuilder) -> Result<SessionBuilder> {
-        Err(self.not_built("tensorrt"))
-    }
-
-    #[cfg(feature = "cuda")]
     fn failed(self, reason: impl Into<String>) -> Error {
-        Inner::Provider {
-            device: self.to_string(),
-            reason: reason.into(),
-        }
-        .into()
-    }
-
-    #[cfg(not(all(feature = "cuda", feature = "tensorrt")))]
-    fn not_built(self, feature: &str) -> Error {
-        let reason = format!("this build has no {feature} support; build with `--features {feature}`");
-        Inner::Provider {
-            device: self.to_string(),
-            reason,
-        }
-        .into()
+        Error::provider(&self.to_string(), reason)
     }
 }
 
@@ -153,13 +135,5 @@ mod tests {
                 .to_string()
                 .contains("`cuda:x`")
         );
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    #[test]
-    fn a_build_without_the_feature_says_so() {
-        let error = Device::Cuda(0).not_built("cuda");
-        assert_eq!(error.kind(), crate::ErrorKind::Provider);
-        assert!(error.to_string().contains("--features cuda"), "{error}");
     }
 }

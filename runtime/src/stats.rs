@@ -52,6 +52,14 @@ pub fn peak_rss_bytes() -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
+/// Bytes that can still be had without swapping, where the system tells.
+pub fn available_bytes() -> Option<u64> {
+    let all = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +76,6 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_memory() {
-        assert!(peak_rss_bytes() > 1 << 20);
+        assert!(peak_rss_bytes() > 1 << 20 && available_bytes().unwrap() > 1 << 20);
     }
 }

@@ -1,9 +1,10 @@
 """Compiles the graphs of bundles with TensorRT-RTX on the CPU: no card is needed.
 
-    python scripts/tensorrt/compile.py BUNDLE... [--cards SM89 SM120] [--engines FOLDER]
+    python scripts/tensorrt/compile.py BUNDLE... [--cards SM89 SM120] [--keep] [--json]
 
 Every graph of every bundle is parsed and built with the profiles of its `lwv.json`, for each card. Anything that the parser or the
-builder refuses is an error. With --engines they are kept as FOLDER/<bundle>/<graph>.<card>.engine.
+builder refuses is an error. With --keep, engines are kept as BUNDLE/engines/<graph>.<card>.engine; with --json, each is told as
+a JSON object on a line.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--cards", nargs="+", default=["SM89", "SM120"])
-    parser.add_argument("--engines", type=Path)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     refused = 0
     for bundle in args.bundles:
@@ -68,15 +70,19 @@ def main() -> None:
                     engine, layers = compile_graph(bundle / file, manifest["profiles"].get(file, {}), card)
                 except RuntimeError as error:
                     refused += 1
-                    print(f"{place}: REFUSED\n{error}", flush=True)
+                    print(f"{place}: REFUSED\n{error}", file=sys.stderr if args.json else sys.stdout, flush=True)
                     continue
                 seconds = time.monotonic() - started
-                print(f"{place}: {layers} layers, {len(engine) / 1e6:.1f} MB in {seconds:.1f} s", flush=True)
-                if args.engines:
-                    target = args.engines / bundle.name / f"{name}.{card.lower()}.engine"
-                    target.parent.mkdir(parents=True, exist_ok=True)
+                if args.keep:
+                    target = bundle / "engines" / f"{name}.{card.lower()}.engine"
+                    target.parent.mkdir(exist_ok=True)
                     target.with_suffix(".partial").write_bytes(engine)
                     os.replace(target.with_suffix(".partial"), target)
+                told = {"graph": name, "card": card.lower(), "layers": layers, "bytes": len(engine), "seconds": seconds}
+                if args.json:
+                    print(json.dumps(told | {"version": trt.__version__}), flush=True)
+                else:
+                    print(f"{place}: {layers} layers, {len(engine) / 1e6:.1f} MB in {seconds:.1f} s", flush=True)
     if refused:
         sys.exit(f"{refused} graphs were refused")
 

@@ -27,6 +27,7 @@ pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: O
         held_out: None,
         guard: false,
         islands: BTreeMap::new(),
+        engines: None,
         quantization: Quantization::default(),
         target: Target::Ort,
     }

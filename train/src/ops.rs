@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{D, DType, Device, Tensor, TensorId};
 use lwv_model::{Adapter, Checkpoint, Ops, Rotary, Segments};
 
-use crate::Error;
 use crate::attention::{attention, causal_bias, merge_heads, padding_bias, repeat_heads, split_heads};
+use crate::{Error, InputRounding};
 
 /// Is shown what goes through a network while it is computed.
 pub trait Observer: Send {
@@ -47,6 +47,8 @@ pub struct CandleOps {
     observer: Option<Arc<Mutex<dyn Observer>>>,
     /// Whose weights tensors are, for the observer.
     names: HashMap<TensorId, String>,
+    /// How linear layers round what they read, by the name of their weight.
+    rounding: HashMap<String, InputRounding>,
 }
 
 impl CandleOps {
@@ -60,6 +62,7 @@ impl CandleOps {
             cache: None,
             observer: None,
             names: HashMap::new(),
+            rounding: HashMap::new(),
         }
     }
 
@@ -76,6 +79,14 @@ impl CandleOps {
         let weight = self.as_matrix(values, shape)?;
         self.keep(name, weight);
         Ok(())
+    }
+
+    /// Rounds what the linear layer with the weight `name` reads from here on, or nothing any more.
+    pub fn round_input(&mut self, name: &str, rounding: Option<InputRounding>) {
+        match rounding {
+            Some(rounding) => self.rounding.insert(name.to_owned(), rounding),
+            None => self.rounding.remove(name),
+        };
     }
 
     /// Frees the weights that `which` chooses by name. When they are asked for again, they are the checkpoint's.
@@ -191,8 +202,11 @@ impl Ops for CandleOps {
         if let Some((observer, name)) = observer {
             locked(observer).reads(name, x)?;
         }
+        let rounding = name.and_then(|name| self.rounding.get(name));
+        let rounded = rounding.map(|rounding| rounding.apply(x)).transpose()?;
+        let read = rounded.as_ref().unwrap_or(x);
         let (out, width) = weight.dims2()?;
-        let rows = x.contiguous()?.reshape(((), width))?.matmul(&weight.t()?)?;
+        let rows = read.contiguous()?.reshape(((), width))?.matmul(&weight.t()?)?;
         let rows = match bias {
             Some(bias) => rows.broadcast_add(bias)?,
             None => rows,

@@ -1,24 +1,26 @@
 //! Calibration of what is rounded to 8 bits between layers.
 //!
-//! The samples are looked at twice: for the largest magnitude of every channel, from which it follows how much of it is moved
-//! into the weights (SmoothQuant, arXiv 2211.10438), and for the distribution of what is left.
+//! Samples are sent through the checkpoint layer by layer; for matrices that read the same, how much of its channels' size is moved
+//! into them and how far values may go follow from what they then make of some of what they read. Then as many matrices read
+//! rounded values, those first that lose least by it, as the decoder bears; the others read them as they are.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use lwv_model::{ModelConfig, decoder_layer, decoder_norm, expected_weights};
-use lwv_train::{CandleOps, Error as TrainError, Observer, Tensor};
+use lwv_model::{decoder_layer, decoder_norm, expected_weights};
+use lwv_train::{Network, Observer};
 
-use super::histogram::Histogram;
+use super::inputs_seen::InputsSeen;
+use super::readers::{Maker, Readers, readers};
+use super::rounded_decoder::RoundedDecoder;
+use super::rounded_input::{RoundedInput, round_input};
 use super::{Sample, embed, failed, locked, open_network, rotary};
 use crate::activations::ActivationScales;
 use crate::{Error, Progress, Recipe};
 
-/// Levels of either sign.
-const LEVELS: f32 = 127.0;
-
-/// Largest factor that a channel is divided by, and its inverse the smallest: beyond, 16 bits lose in the norm what 8 bits gain.
-const MOST_MOVED: f32 = 256.0;
+/// Largest mean divergence of the decoder with its inputs rounded, in nats: half of what an 8-bit bundle may lose on text that
+/// nothing was calibrated on.
+const MOST_DIVERGENCE: f64 = 0.01;
 
 /// How every linear layer rounds what it reads, from what the samples make it read.
 ///
@@ -29,159 +31,176 @@ pub(crate) fn activation_scales(
     samples: &[Sample],
     progress: &dyn Progress,
 ) -> Result<ActivationScales, Error> {
-    let config = ModelConfig::from_dir(&recipe.checkpoint)?;
-    let maxima = Arc::new(Mutex::new(Maxima::default()));
-    look(recipe, samples, maxima.clone(), progress)?;
-    let maxima = std::mem::take(&mut locked(&maxima).0);
-    let multipliers = moved(recipe, &config, &maxima)?;
-    let histograms = maxima.iter().map(|(name, channels)| {
-        let factors = multipliers
-            .get(name)
-            .map(|factors| factors.iter().map(|factor| 1.0 / factor).collect());
-        let factors: Vec<f32> = factors.unwrap_or_else(|| vec![1.0; channels.len()]);
-        let largest = channels.iter().zip(&factors).map(|(most, factor)| most * factor);
-        let histogram = Histogram::new(largest.fold(f32::MIN_POSITIVE, f32::max));
-        (name.clone(), (factors, histogram))
-    });
-    let distributions = Arc::new(Mutex::new(Distributions(histograms.collect())));
-    look(recipe, samples, distributions.clone(), progress)?;
-    let range = recipe.quantization.activation_range;
-    let distributions = std::mem::take(&mut locked(&distributions).0);
-    let step = |(name, (_, histogram)): (String, (_, Histogram))| (name, histogram.limit(range) / LEVELS);
-    Ok(ActivationScales {
-        steps: distributions.into_iter().map(step).collect(),
-        multipliers,
-    })
+    let mut inputs = rounded_inputs(recipe, samples, progress)?;
+    inputs.sort_by(|a, b| a.error.total_cmp(&b.error));
+    let bearable = bearable(recipe, &inputs, samples, progress)?;
+    Ok(scales(inputs, bearable))
 }
 
-/// Shows `observer` all that the linear layers read of the samples, one layer's weights in memory at a time.
-fn look(
+/// How all that is read would be rounded, one layer's weights in memory at a time.
+fn rounded_inputs(
     recipe: &Recipe,
     samples: &[Sample],
-    observer: Arc<Mutex<dyn Observer>>,
     progress: &dyn Progress,
-) -> Result<(), Error> {
+) -> Result<Vec<RoundedInput>, Error> {
     let mut network = open_network(recipe)?;
     let config = network.config().clone();
-    network.ops().observe(Some(observer.clone()));
+    let seen = Arc::new(Mutex::new(InputsSeen::default()));
+    let mut search = Search {
+        waiting: readers(&config),
+        shapes: expected_weights(&config).into_iter().collect(),
+        recipe,
+        seen: Arc::clone(&seen),
+        found: Vec::new(),
+    };
+    let pictures = samples.iter().filter(|sample| !sample.images.is_empty()).count();
+    network.ops().observe(Some(seen.clone()));
+    search.want("visual.", pictures);
     let mut states = embed(&mut network, samples)?;
+    search.finish("visual.", &mut network)?;
     let rotary = rotary(&mut network, &config, samples)?;
-    let ops = network.ops();
     for layer in 0..config.text.num_hidden_layers {
         progress.step("looking at activations", layer, config.text.num_hidden_layers);
+        let prefix = format!("model.layers.{layer}.");
+        search.want(&prefix, samples.len());
         for (state, rotary) in states.iter_mut().zip(&rotary) {
-            *state = decoder_layer(ops, &config.text, layer, state, rotary).map_err(failed)?;
+            *state = decoder_layer(network.ops(), &config.text, layer, state, rotary).map_err(failed)?;
         }
-        ops.forget(|_| true);
+        network.ops().forget(|_| true);
+        search.finish(&prefix, &mut network)?;
     }
     let head = config.text.head_name();
+    search.want(head, samples.len());
     for state in &states {
-        let normed = decoder_norm(ops, &config.text, state).map_err(failed)?;
-        locked(&observer).reads(head, &normed).map_err(failed)?;
+        let normed = decoder_norm(network.ops(), &config.text, state).map_err(failed)?;
+        locked(&seen).reads(head, &normed).map_err(failed)?;
     }
-    Ok(())
+    search.finish(head, &mut network)?;
+    Ok(search.found)
 }
 
-/// Factors of the matrices that read a norm, and the inverse ones of the norm: the square root of how large a channel is by how
-/// large its weights are.
-fn moved(
+/// Looks for how what matrices read is best rounded.
+struct Search<'a> {
+    /// What was not looked at yet.
+    waiting: Vec<Readers>,
+    shapes: BTreeMap<String, Vec<usize>>,
+    recipe: &'a Recipe,
+    seen: Arc<Mutex<InputsSeen>>,
+    found: Vec<RoundedInput>,
+}
+
+impl Search<'_> {
+    /// From here on looks at matrices whose names begin with `prefix`; each will read `samples` samples.
+    fn want(&mut self, prefix: &str, samples: usize) {
+        let firsts = self.waiting.iter().map(|readers| readers.matrices[0].clone());
+        let firsts = firsts.filter(|matrix| matrix.starts_with(prefix));
+        locked(&self.seen).want(firsts, samples);
+    }
+
+    /// Decides about them. What nothing was read by, as a tower without pictures, is left as it is.
+    fn finish(&mut self, prefix: &str, network: &mut Network) -> Result<(), Error> {
+        let (ready, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|readers| readers.matrices[0].starts_with(prefix));
+        self.waiting = waiting;
+        for readers in ready {
+            let Some(seen) = locked(&self.seen).take(&readers.matrices[0]) else {
+                continue;
+            };
+            let shapes = readers.matrices.iter().map(|matrix| self.shapes[matrix].clone());
+            let shapes: Vec<_> = shapes.collect();
+            let range = self.recipe.quantization.activation_range;
+            self.found
+                .push(round_input(network.ops(), readers, &shapes, &seen, range)?);
+        }
+        Ok(())
+    }
+}
+
+/// How many of `inputs`, which stand in the order of what they lose, can be rounded at once.
+fn bearable(
     recipe: &Recipe,
-    config: &ModelConfig,
-    maxima: &BTreeMap<String, Vec<f32>>,
-) -> Result<BTreeMap<String, Vec<f32>>, Error> {
-    let mut network = open_network(recipe)?;
-    let shapes: BTreeMap<_, _> = expected_weights(config).into_iter().collect();
-    let mut multipliers = BTreeMap::new();
-    for (norm, matrices) in readers_of_norms(&shapes) {
-        let Some(channels) = maxima.get(&matrices[0]) else {
+    inputs: &[RoundedInput],
+    samples: &[Sample],
+    progress: &dyn Progress,
+) -> Result<usize, Error> {
+    let mut decoder = RoundedDecoder::new(recipe, inputs, samples)?;
+    let (mut fits, mut exceeds) = (0_usize, inputs.len() + 1);
+    // A few inputs more or less are not worth another look.
+    let near = inputs.len() / 32;
+    let most_looks = (inputs.len() + 2).ilog2() as usize + 1;
+    for look in 0.. {
+        let count = if look == 0 {
+            inputs.len()
+        } else {
+            fits.midpoint(exceeds)
+        };
+        progress.step("choosing what is rounded", look, most_looks);
+        if decoder.divergence(count)? <= MOST_DIVERGENCE {
+            fits = count;
+        } else {
+            exceeds = count;
+        }
+        if exceeds - fits <= near + 1 {
+            break;
+        }
+    }
+    Ok(fits)
+}
+
+/// The first `count` of `inputs` rounded, the others left as they are.
+fn scales(inputs: Vec<RoundedInput>, count: usize) -> ActivationScales {
+    let mut scales = ActivationScales::default();
+    for (index, input) in inputs.into_iter().enumerate() {
+        let matrices = input.readers.matrices;
+        if index >= count {
+            scales
+                .exact
+                .extend(matrices.into_iter().map(|matrix| (matrix, input.error)));
             continue;
-        };
-        let mut largest = vec![0.0_f32; channels.len()];
-        for matrix in &matrices {
-            column_maxima(network.ops(), matrix, &shapes[matrix], &mut largest)?;
         }
-        let factor = |(channel, weight): (&f32, &f32)| {
-            let factor = (channel / weight).sqrt();
-            if factor.is_finite() && factor > 0.0 {
-                factor.clamp(1.0 / MOST_MOVED, MOST_MOVED)
-            } else {
-                1.0
+        let inverse = |factors: &[f32]| factors.iter().map(|factor| 1.0 / factor).collect::<Vec<_>>();
+        match &input.readers.maker {
+            Maker::Other => {}
+            Maker::Norm(norm) => {
+                scales.inputs.insert(norm.clone(), inverse(&input.factors));
             }
-        };
-        let factors: Vec<f32> = channels.iter().zip(&largest).map(factor).collect();
-        multipliers.insert(norm, factors.iter().map(|factor| 1.0 / factor).collect());
-        multipliers.extend(matrices.into_iter().map(|matrix| (matrix, factors.clone())));
-    }
-    Ok(multipliers)
-}
-
-/// Every norm with the matrices that read it and nothing else.
-fn readers_of_norms(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<(String, Vec<String>)> {
-    let readers: [(&str, &[&str]); 4] = [
-        (
-            "input_layernorm",
-            &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        ),
-        ("post_attention_layernorm", &["mlp.gate_proj", "mlp.up_proj"]),
-        ("norm1", &["attn.qkv"]),
-        ("norm2", &["mlp.gate_proj", "mlp.up_proj"]),
-    ];
-    let of_norm = |name: &String| {
-        let (block, norm) = name.strip_suffix(".weight")?.rsplit_once('.')?;
-        let (_, matrices) = readers.iter().find(|(known, _)| *known == norm)?;
-        let matrices = matrices.iter().map(|matrix| format!("{block}.{matrix}.weight"));
-        Some((name.clone(), matrices.collect()))
-    };
-    shapes.keys().filter_map(of_norm).collect()
-}
-
-fn column_maxima(ops: &CandleOps, name: &str, shape: &[usize], largest: &mut [f32]) -> Result<(), Error> {
-    let (columns, mut done) = (largest.len(), 0);
-    let read = ops.read(name, shape, |floats| {
-        for (index, weight) in floats.iter().enumerate() {
-            let most = &mut largest[(done + index) % columns];
-            *most = most.max(weight.abs());
+            Maker::Outputs(outputs) => {
+                let factors = outputs.among_all(&inverse(&outputs.folded(&input.factors)));
+                scales.outputs.insert(outputs.layer.clone(), factors);
+            }
         }
-        done += floats.len();
-        Ok(())
-    });
-    read.map_err(failed)
-}
-
-/// Largest magnitude of every channel that a matrix reads.
-#[derive(Default)]
-struct Maxima(BTreeMap<String, Vec<f32>>);
-
-impl Observer for Maxima {
-    fn reads(&mut self, weight: &str, x: &Tensor) -> Result<(), TrainError> {
-        let width = x.dims().last().copied().unwrap_or(1);
-        let most: Vec<f32> = x.abs()?.reshape(((), width))?.max(0)?.to_vec1()?;
-        let largest = self
-            .0
-            .entry(weight.to_owned())
-            .or_insert_with(|| vec![0.0; width]);
-        largest
-            .iter_mut()
-            .zip(most)
-            .for_each(|(largest, most)| *largest = largest.max(most));
-        Ok(())
-    }
-}
-
-/// What every matrix reads, each channel times its factor.
-struct Distributions(BTreeMap<String, (Vec<f32>, Histogram)>);
-
-impl Observer for Distributions {
-    fn reads(&mut self, weight: &str, x: &Tensor) -> Result<(), TrainError> {
-        let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
-        if let Some((factors, histogram)) = self.0.get_mut(weight) {
-            let values = values.chunks(factors.len());
-            values.for_each(|row| {
-                row.iter()
-                    .zip(&*factors)
-                    .for_each(|(x, factor)| histogram.add(x * factor))
-            });
+        for matrix in matrices {
+            scales.steps.insert(matrix.clone(), input.step);
+            scales.inputs.insert(matrix, input.factors.clone());
         }
-        Ok(())
+    }
+    scales
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(error: f64) -> RoundedInput {
+        RoundedInput {
+            readers: Readers {
+                matrices: vec![format!("{error}.weight")],
+                maker: Maker::Norm(format!("{error}.norm")),
+            },
+            factors: vec![4.0],
+            step: 0.5,
+            error,
+        }
+    }
+
+    #[test]
+    fn what_is_not_rounded_has_no_scales_but_an_error() {
+        let scales = scales(vec![input(0.25), input(0.5)], 1);
+        assert_eq!(scales.steps.keys().collect::<Vec<_>>(), ["0.25.weight"]);
+        assert_eq!(scales.inputs["0.25.norm"], [0.25]);
+        assert_eq!(scales.inputs["0.25.weight"], [4.0]);
+        assert!(!scales.inputs.contains_key("0.5.norm"));
+        assert_eq!(scales.exact["0.5.weight"], 0.5);
     }
 }

@@ -33,7 +33,7 @@ impl Histogram {
     /// The magnitude that values are kept up to.
     pub(crate) fn limit(&self, range: ActivationRange) -> f32 {
         let bins = match range {
-            ActivationRange::Largest => BINS,
+            ActivationRange::Largest | ActivationRange::LeastError => BINS,
             ActivationRange::Percentile => self.percentile(),
             ActivationRange::Entropy => self.least_entropy(),
         };

@@ -25,6 +25,28 @@ pub(crate) struct CheckOptions {
 }
 
 impl CheckOptions {
+    /// Looks for ONNX Runtime before anything long is begun, where it will be needed.
+    ///
+    /// # Errors
+    /// It is not found.
+    #[cfg(feature = "verify")]
+    pub(crate) fn find_library(&self, precision: Precision) -> anyhow::Result<()> {
+        if self.wants(precision) {
+            lwv_runtime::find_library(self.onnxruntime.as_deref())?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "verify"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as the build that compares"
+    )]
+    pub(crate) fn find_library(&self, _: lwv_model::Precision) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Whether a bundle of `precision` is compared: where it is asked for, and unasked where integers may lose much.
     #[cfg(feature = "verify")]
     pub(crate) fn wants(&self, precision: Precision) -> bool {

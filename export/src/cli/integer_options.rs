@@ -25,7 +25,7 @@ pub(crate) struct IntegerOptions {
     #[arg(long)]
     int8_cache: bool,
     /// With --int8 --target tensorrt: how far values may go that are rounded between layers
-    #[arg(long, value_enum, default_value = "largest")]
+    #[arg(long, value_enum, default_value = "least-error")]
     activation_range: RangeArg,
     /// What calibration looks at, a dataset as for training; prose and photographs of our own where none is given
     #[arg(long, value_name = "FILE")]
@@ -54,6 +54,8 @@ enum RoundingArg {
 /// How far values may go that are rounded to 8 bits.
 #[derive(Clone, Copy, ValueEnum)]
 enum RangeArg {
+    /// To where what layers make of them changes least
+    LeastError,
     /// As far as they went on the samples
     Largest,
     /// As far as 99.99 % of them went
@@ -98,6 +100,7 @@ impl IntegerOptions {
             bits_per_weight: self.bits_per_weight,
             int8_cache: self.int8_cache,
             activation_range: match self.activation_range {
+                RangeArg::LeastError => ActivationRange::LeastError,
                 RangeArg::Largest => ActivationRange::Largest,
                 RangeArg::Percentile => ActivationRange::Percentile,
                 RangeArg::Entropy => ActivationRange::Entropy,

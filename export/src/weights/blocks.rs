@@ -78,7 +78,7 @@ impl WeightStore<'_> {
         let mut scales = Vec::new();
         let codes = self.place_bytes(shape[0] * columns, |store, take| {
             let mut waiting: Vec<f32> = Vec::new();
-            store.read(name, &info, |floats| {
+            store.read(name, &info, store.moved(), |floats| {
                 waiting.extend_from_slice(floats);
                 let whole = waiting.len() / columns * columns;
                 let matrix =
@@ -111,7 +111,7 @@ impl WeightStore<'_> {
         let info = self.checkpoint.find(name, shape)?;
         let columns = shape[1..].iter().product::<usize>();
         let mut waiting: Vec<f32> = Vec::new();
-        self.read(name, &info, |floats| {
+        self.read(name, &info, None, |floats| {
             waiting.extend_from_slice(floats);
             let whole = waiting.len() / columns * columns;
             let matrix =

@@ -1,0 +1,134 @@
+use std::path::{Path, PathBuf};
+
+use lwv_model::EngineEntry;
+
+use crate::bundle::Bundle;
+use crate::card::{Card, library_version, tensorrt_version};
+use crate::engine_cache::{EngineCache, EngineState, Fingerprint};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, GraphSettings};
+use crate::provider::{Device, tensorrt_rtx};
+
+/// Where the engines of a bundle's graphs come from, on one card.
+pub(crate) struct EngineShelf {
+    cache: EngineCache,
+    device: Device,
+    /// What all graphs' engines depend on; graph, precision and profiles are filled in for each.
+    common: Fingerprint,
+    plugin: Option<PathBuf>,
+    card: Card,
+}
+
+impl EngineShelf {
+    /// For a device that runs engines, with the library of ONNX Runtime that was loaded.
+    ///
+    /// # Errors
+    /// The bundle is for another target; no card, no TensorRT, no plug-in.
+    pub(crate) fn of(
+        device: Device,
+        bundle: &Bundle,
+        onnxruntime: &Path,
+        cache: EngineCache,
+    ) -> Result<Self> {
+        let failed = |reason: &str| Error::provider(&device.to_string(), reason);
+        let target = bundle.manifest().target;
+        if target != lwv_model::Target::TensorRt {
+            return Err(failed(
+                "the bundle is for target `ort`; export the checkpoint again with `--target tensorrt`, or use `--device cuda`",
+            ));
+        }
+        let plugin = match device {
+            Device::TensorRtRtx => Some(tensorrt_rtx::find(onnxruntime)?),
+            _ => None,
+        };
+        let tensorrt = match &plugin {
+            Some(plugin) => tensorrt_rtx::needed(plugin)
+                .iter()
+                .find_map(|library| library_version(library)),
+            None => tensorrt_version(),
+        };
+        let card = Card::find(0)?;
+        let common = Fingerprint {
+            bundle: bundle.id(),
+            graph: String::new(),
+            precision: lwv_model::Precision::Fp16,
+            profiles: std::collections::BTreeMap::new(),
+            provider: device.provider_name().to_owned(),
+            onnxruntime: ort::info().to_owned(),
+            tensorrt: tensorrt.ok_or_else(|| failed("TensorRT's library was not found"))?,
+            card: card.describe(),
+            driver: card.driver.clone(),
+        };
+        Ok(Self {
+            cache,
+            device,
+            common,
+            plugin,
+            card,
+        })
+    }
+
+    /// The bundle's own engine of a graph, where it has one for this card and this library.
+    fn ready_made(&self, bundle: &Bundle, graph: &str) -> Option<PathBuf> {
+        let [major, minor] = self.card.compute_capability;
+        let card = format!("sm{major}{minor}");
+        let manifest = bundle.manifest();
+        let source = manifest
+            .graphs
+            .get(graph)
+            .and_then(|entry| manifest.files.get(&entry.file));
+        let fits = |engine: &&EngineEntry| {
+            engine.graph == graph
+                && engine.provider == self.device.to_string()
+                && engine.card == card
+                && engine.version.starts_with(&self.common.tensorrt)
+                && source.is_some_and(|source| source.sha256 == engine.graph_sha256)
+        };
+        let engine = manifest.engines.iter().find(fits)?;
+        Some(bundle.dir().join(&engine.file))
+    }
+
+    fn fingerprint(&self, bundle: &Bundle, graph: &str) -> Fingerprint {
+        let mut fingerprint = self.common.clone();
+        graph.clone_into(&mut fingerprint.graph);
+        if let Some(entry) = bundle.manifest().graphs.get(graph) {
+            fingerprint.precision = entry.precision;
+            if let Some(profiles) = bundle.manifest().profiles.get(&entry.file) {
+                fingerprint.profiles.clone_from(profiles);
+            }
+        }
+        fingerprint
+    }
+
+    /// Loads a graph with its engine, or builds one; `building` is called before, with the reason where an engine was there.
+    ///
+    /// # Errors
+    /// The provider cannot be had or refuses the graph.
+    pub(crate) fn load(
+        &self,
+        bundle: &Bundle,
+        graph: &'static str,
+        settings: &GraphSettings,
+        building: &mut dyn FnMut(Option<String>),
+    ) -> Result<Graph> {
+        let fingerprint = self.fingerprint(bundle, graph);
+        let with_engine = |folder: &Path| {
+            let settings = GraphSettings {
+                engines: Some(folder.to_owned()),
+                plugin: self.plugin.clone(),
+                file: self.ready_made(bundle, graph),
+                ..settings.clone()
+            };
+            Graph::load(bundle, graph, &settings)
+        };
+        if self.device == Device::TensorRtRtx {
+            // What it compiles it writes when the graph is dropped, and checks itself when it reads it.
+            return with_engine(&self.cache.compiled_folder(&fingerprint)?);
+        }
+        let state = self.cache.state(&fingerprint);
+        if let EngineState::Missing(reason) = &state {
+            building(reason.clone());
+        }
+        self.cache.load(&fingerprint, &state, with_engine)
+    }
+}
