@@ -4,6 +4,7 @@ mod geometry;
 mod leading;
 mod ort;
 mod tensorrt;
+mod tensorrt_attention;
 mod tensorrt_check;
 
 use lwv_model::Segments;
