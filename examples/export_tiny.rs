@@ -37,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         quantization: Quantization::default(),
         target: Target::Ort,
         engines: None,
+        tensorrt_version: None,
     };
     // The closure may compare the finished bundle with the checkpoint; see `lwv_export::verify`.
     let summary = export(&recipe, &Silent, &mut |_, _| Ok(None))?;

@@ -5,10 +5,15 @@
     reason = "a panic is how a test fails"
 )]
 
-use lwv_model::{Logits, Precision, Target};
+use std::path::PathBuf;
+
+use lwv_model::{Logits, Precision, Target, TensorRtVersion};
 use lwv_processor::{Processor, Prompt};
 use lwv_runtime::{DEFAULT_PREFILL_CHUNK, Engine, GenerationSettings, SamplerSettings};
-use lwv_tests::{Case, Difference, ExpectedPrompt, OrtText, bundle, bundle_for, cosine, engine, highest};
+use lwv_tests::{
+    Case, Difference, ExpectedPrompt, OrtText, bundle, bundle_for, bundle_for_tensorrt, cosine, engine,
+    highest,
+};
 use lwv_train::{Network, Tensor};
 
 /// Most that a value of these may differ from transformers', computed in f32 by both.
@@ -27,21 +32,29 @@ const ODD_CHUNK: usize = 7;
 
 const GREEDY_STEPS: usize = 64;
 
-const TARGETS: [Target; 2] = [Target::Ort, Target::TensorRt];
+/// Versions of TensorRT that brought operators which graphs for them use.
+const TENSORRT_VERSIONS: [TensorRtVersion; 2] = [TensorRtVersion::new(10, 14), TensorRtVersion::new(10, 15)];
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Runs `check` on every prompt of every case with the case's bundles, one for each target.
+/// A case's bundles, one for each target and version of it.
+fn bundles(case: &Case, precision: Precision) -> Vec<PathBuf> {
+    let targets = [Target::Ort, Target::TensorRt].map(|target| bundle_for(target, &case.dir, precision));
+    let versions = TENSORRT_VERSIONS.map(|version| bundle_for_tensorrt(version, &case.dir, precision));
+    targets.into_iter().chain(versions).collect()
+}
+
+/// Runs `check` on every prompt of every case with the case's bundles.
 fn on_bundles(
     precision: Precision,
     chunk: usize,
     mut check: impl FnMut(&Case, &str, &ExpectedPrompt, &Engine),
 ) {
     for case in Case::all() {
-        for target in TARGETS {
-            let engine = engine(&bundle_for(target, &case.dir, precision), chunk);
+        for bundle in bundles(&case, precision) {
+            let engine = engine(&bundle, chunk);
             for (name, expected) in &case.prompts {
                 assert_eq!(expected.greedy_ids.len(), GREEDY_STEPS, "{} {name}", case.name);
                 check(&case, name, expected, &engine);
@@ -225,6 +238,29 @@ fn prefilled(engine: &Engine, expected: &ExpectedPrompt) -> OrtText {
     let mut text = OrtText::new(engine, prompt.input_ids.len() + GREEDY_STEPS);
     text.extend(&prompt, |_, _| ());
     text
+}
+
+#[test]
+fn f16_image_features_point_the_same_way() {
+    let mut least = (1.0, String::new());
+    on_bundles(
+        Precision::Fp16,
+        DEFAULT_PREFILL_CHUNK,
+        |case, name, expected, engine| {
+            if let Some((recorded, _)) = case.tensor(&format!("{name}.image_features")) {
+                let prompt = expected.prompt(engine.processor());
+                let found = cosine(&recorded, &OrtText::new(engine, 1).features(&prompt));
+                if found < least.0 {
+                    least = (found, format!("{} {name}", case.name));
+                }
+            }
+        },
+    );
+    report(&format!(
+        "f16 image features, least cosine {:.7} at {}",
+        least.0, least.1
+    ));
+    assert!(least.0 >= F16_COSINE, "cosine {} at {}", least.0, least.1);
 }
 
 #[test]

@@ -23,8 +23,10 @@ mod folder;
 mod onnx;
 #[path = "support/random.rs"]
 mod random;
+#[path = "support/random_checkpoint.rs"]
+mod random_checkpoint;
 
-pub use bundle::{Quiet, bundle, bundle_for, bundle_with_adapter, export_into, recipe};
+pub use bundle::{Quiet, bundle, bundle_for, bundle_for_tensorrt, bundle_with_adapter, export_into, recipe};
 pub use command::{Run, lwv_export, lwv_quantize, lwv_write};
 pub use difference::{Difference, cosine, highest};
 pub use engine::{OrtText, engine, graph, least_cosine, library, session};
@@ -32,3 +34,4 @@ pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};
 pub use folder::{copy_folder, read_json, scratch, target_folder, workspace, write_json};
 pub use onnx::{Border, OnnxFile};
 pub use random::Random;
+pub use random_checkpoint::random_checkpoint;

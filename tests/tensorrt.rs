@@ -8,11 +8,13 @@
 use std::path::{Path, PathBuf};
 
 use lwv_export::{ActivationRange, Calibration, Quantization, Recipe, Rounding};
-use lwv_model::{Dimension, Manifest, Precision, Target, contract};
+use lwv_model::{Dimension, Manifest, Precision, Target, TensorRtVersion, contract};
 use lwv_runtime::DEFAULT_PREFILL_CHUNK;
 use lwv_tests::{
-    Case, OrtText, bundle_for, cosine, engine, export_into, least_cosine, lwv_export, recipe, scratch,
+    Case, ExpectedPrompt, OnnxFile, OrtText, bundle, bundle_for, bundle_for_tensorrt, cosine, engine,
+    export_into, least_cosine, lwv_export, random_checkpoint, recipe, scratch,
 };
+use serde_json::json;
 
 /// Pictures with a tied head, and text with an untied one.
 const CASES: [&str; 2] = ["nested_f32", "qwen2"];
@@ -21,8 +23,8 @@ fn place(name: &str) -> PathBuf {
     scratch().join(format!("tensorrt-{name}"))
 }
 
-fn export_integers(case: &Case, name: &str, precision: Precision, quantization: Quantization) -> PathBuf {
-    let recipe = Recipe {
+fn integers(case: &Case, name: &str, precision: Precision, quantization: Quantization) -> Recipe {
+    Recipe {
         target: Target::TensorRt,
         quantization: Quantization {
             calibration: Calibration {
@@ -32,7 +34,11 @@ fn export_integers(case: &Case, name: &str, precision: Precision, quantization: 
             ..quantization
         },
         ..recipe(&case.dir, &place(name), precision, None)
-    };
+    }
+}
+
+fn export_integers(case: &Case, name: &str, precision: Precision, quantization: Quantization) -> PathBuf {
+    let recipe = integers(case, name, precision, quantization);
     export_into(&recipe).unwrap();
     recipe.bundle
 }
@@ -167,6 +173,96 @@ fn a_joined_cache_goes_back() {
     let around = logits(&[5, 6, 7, 8, 9, 10], Some((3, &[40, 41, 42, 43])));
     assert!(cosine(&straight, &around) > 0.999_999_9);
     assert!(cosine(&straight, &logits(&[5, 6, 7, 8, 9, 10, 43], None)) < 0.999);
+}
+
+/// Operators that came with a version are in graphs for it and for no older one.
+#[test]
+fn newer_versions_have_newer_operators() {
+    let case = Case::load(CASES[0]);
+    let operators = [
+        ("Attention", 14),
+        ("RMSNormalization", 15),
+        ("RotaryEmbedding", 15),
+    ];
+    for minor in [3, 13, 14, 15] {
+        let version = TensorRtVersion::new(10, minor);
+        let bundle = bundle_for_tensorrt(version, &case.dir, Precision::Fp16);
+        let manifest = Manifest::from_dir(&bundle).unwrap();
+        assert_eq!(manifest.tensorrt_version, Some(version));
+        assert_eq!(
+            manifest.graphs[contract::DECODER].opset,
+            if minor < 14 { 18 } else { 23 }
+        );
+        let decoder = OnnxFile::read(&bundle, contract::DECODER);
+        let used = decoder.operators();
+        for (name, since) in operators {
+            assert_eq!(used.contains(name), since <= minor, "{name} for {version}");
+        }
+    }
+    let manifest = Manifest::from_dir(&bundle(&case.dir, Precision::Fp16)).unwrap();
+    assert_eq!(manifest.tensorrt_version, None);
+}
+
+/// In a tower of several heads, which no fixture has wide enough for attention in one operator.
+#[test]
+fn attention_in_one_operator_sees_the_same_pictures() {
+    let case = Case::load("nested_f32");
+    let checkpoint = place("several-heads");
+    let vision = json!({"hidden_size": 32, "num_heads": 2});
+    random_checkpoint(&case.dir, vision.as_object().unwrap(), &checkpoint);
+    let features = |bundle: &Path| -> Vec<Vec<f32>> {
+        let engine = engine(bundle, DEFAULT_PREFILL_CHUNK);
+        let prompts = case.prompts.values().filter(|prompt| !prompt.images.is_empty());
+        let of_prompt =
+            |prompt: &ExpectedPrompt| OrtText::new(&engine, 1).features(&prompt.prompt(engine.processor()));
+        prompts.map(of_prompt).collect()
+    };
+    let expected = features(&bundle(&checkpoint, Precision::Fp32));
+    assert!(expected.len() > 2);
+    for minor in [13, 14, 15] {
+        let version = TensorRtVersion::new(10, minor);
+        let bundle = bundle_for_tensorrt(version, &checkpoint, Precision::Fp16);
+        let tower = OnnxFile::read(&bundle, contract::VISION_ENCODER);
+        assert_eq!(tower.operators().contains("Attention"), minor > 13);
+        for (expected, found) in expected.iter().zip(features(&bundle)) {
+            let found = cosine(expected, &found);
+            assert!(found > 0.9999, "{version}: {found}");
+        }
+    }
+}
+
+#[test]
+fn integers_go_with_newer_operators() {
+    let case = Case::load(CASES[0]);
+    for (precision, least) in [(Precision::Int8, 0.98), (Precision::Int4, 0.75)] {
+        let recipe = Recipe {
+            tensorrt_version: Some(TensorRtVersion::new(10, 15)),
+            ..integers(
+                &case,
+                &format!("newer-{precision:?}"),
+                precision,
+                Quantization::default(),
+            )
+        };
+        export_into(&recipe).unwrap();
+        let found = least_cosine(&case, &recipe.bundle);
+        assert!(found > least, "{precision:?}: {found}");
+    }
+}
+
+#[test]
+fn a_version_must_be_one_that_graphs_are_written_for() {
+    let case = Case::load("qwen2");
+    let out = place("version");
+    for (words, told) in [
+        (&["--tensorrt-version", "10.15"][..], "--target tensorrt"),
+        (&["--target", "tensorrt", "--tensorrt-version", "8.6"], "10.3"),
+    ] {
+        let mut command = lwv_export();
+        command.arg(&case.dir).arg(&out).args(words);
+        lwv_tests::Run::of(&mut command).assert_failed(1, &["--tensorrt-version", told]);
+    }
+    assert!(!out.exists());
 }
 
 #[test]

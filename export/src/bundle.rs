@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use lwv_model::{
     Adapter, Checkpoint, ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest,
-    ModelConfig, Precision, QuantizationEntry, Target, contract, expected_weights,
+    ModelConfig, Precision, QuantizationEntry, Target, TensorRtVersion, contract, expected_weights,
 };
 use lwv_processor::{ImageProcessor, Processor};
 use lwv_quantize::Bits;
@@ -49,13 +49,28 @@ pub struct Recipe {
     pub target: Target,
     /// Engines that are built with the bundle, where the target has any.
     pub engines: Option<EngineRequest>,
+    /// The oldest TensorRT that must take the graphs, where they are lowered for it; where nothing is said, the oldest of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensorrt_version: Option<TensorRtVersion>,
 }
 
 impl Recipe {
     /// Checks that the target has what is wanted of it.
     fn check(&self) -> Result<(), Error> {
-        if self.target != Target::TensorRt {
-            return Ok(());
+        const VERSION: &str = "--tensorrt-version";
+        match (self.target, self.tensorrt_version) {
+            (Target::TensorRt, Some(version)) if version < TensorRtVersion::OLDEST => {
+                let reason = format!("{version} is older than {}", TensorRtVersion::OLDEST);
+                return Err(Error::Setting(VERSION, reason));
+            }
+            (Target::TensorRt, _) => (),
+            (_, Some(_)) => {
+                return Err(Error::Setting(
+                    VERSION,
+                    "it goes with --target tensorrt".to_owned(),
+                ));
+            }
+            (_, None) => return Ok(()),
         }
         let quantization = &self.quantization;
         let mut bits = quantization
@@ -276,7 +291,7 @@ fn write_bundle(
         }
         let graph = build(name, source, calibrated, &mut weights)?;
         if recipe.target == Target::TensorRt {
-            check_for_tensorrt(name, &graph.model)?;
+            check_for_tensorrt(name, &graph.model, recipe.tensorrt_version.unwrap_or_default())?;
         }
         let digest = graph.model.write(folder.join(contract::graph_file(name)))?;
         files.insert(
@@ -322,6 +337,10 @@ fn write_bundle(
         producer: format!("{} {}", lwv_onnx::PRODUCER, env!("CARGO_PKG_VERSION")),
         family: source.config.family.model_type().to_owned(),
         target: recipe.target,
+        tensorrt_version: match recipe.target {
+            Target::TensorRt => Some(recipe.tensorrt_version.unwrap_or_default()),
+            _ => None,
+        },
         source: source.id()?,
         graphs,
         files,

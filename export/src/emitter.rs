@@ -362,7 +362,12 @@ impl<'a, 'w> Emitter<'a, 'w> {
         let zero = zero.map(|zero| self.builder.constant(zero));
         let zero = self.keep(zero);
         let codes = self.op("QuantizeLinear", &[&x.name, &step, &zero], []);
-        x.renamed(self.op("DequantizeLinear", &[&codes, &step, &zero], []))
+        let [opset, _] = self.weights.formats().versions();
+        // Where the type of codes may also stand in an attribute, ONNX Runtime's own changes of this pair contradict that attribute
+        // if there are two zero points; without its own, the second takes 0.
+        let inputs = [&*codes, &step, &zero];
+        let inputs = if opset < 21 { &inputs[..] } else { &inputs[..2] };
+        x.renamed(self.op("DequantizeLinear", inputs, []))
     }
 
     /// Rows of a table of small integers.

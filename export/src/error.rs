@@ -91,12 +91,14 @@ pub enum Error {
         words: String,
     },
     /// TensorRT would refuse the graph.
-    #[error("graph `{graph}`, node `{node}`: not for TensorRT 10.3: {reason}")]
+    #[error("graph `{graph}`, node `{node}`: not for TensorRT {version}: {reason}")]
     Refused {
         /// Name of the graph.
         graph: String,
         /// Name of the node.
         node: String,
+        /// The version that should take it.
+        version: lwv_model::TensorRtVersion,
         /// What is wrong.
         reason: String,
     },

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use lwv_model::{ElementType, Precision, Target};
+use lwv_model::{ElementType, Precision, Target, TensorRtVersion};
 use lwv_quantize::{Bits, BlockScheme};
 use serde::Serialize;
 
+use crate::lower::tensorrt_has;
 use crate::{ActivationRange, Recipe};
 
 /// How integer weights are made of floats. What is not said here follows from the precision.
@@ -88,6 +89,7 @@ pub(crate) enum WeightFormat {
 /// The format of every weight.
 pub(crate) struct Formats<'a> {
     target: Target,
+    tensorrt_version: TensorRtVersion,
     precision: Precision,
     quantization: &'a Quantization,
     /// Matrices in 32 bits where the others have 16.
@@ -114,6 +116,7 @@ impl<'a> Formats<'a> {
     pub(crate) fn of(recipe: &'a Recipe) -> Self {
         Self {
             target: recipe.target,
+            tensorrt_version: recipe.tensorrt_version.unwrap_or_default(),
             precision: recipe.precision,
             quantization: &recipe.quantization,
             islands: &recipe.islands,
@@ -123,6 +126,11 @@ impl<'a> Formats<'a> {
     /// What the graphs are lowered for.
     pub(crate) fn target(&self) -> Target {
         self.target
+    }
+
+    /// The oldest TensorRT that must take the graphs, where they are lowered for it.
+    pub(crate) fn tensorrt_version(&self) -> TensorRtVersion {
+        self.tensorrt_version
     }
 
     /// Type of cached keys and values.
@@ -146,6 +154,8 @@ impl<'a> Formats<'a> {
     /// Opset of the default domain, and version of the file format, that the formats need.
     pub(crate) fn versions(&self) -> [i64; 2] {
         match (self.target, self.precision) {
+            // Attention, norms and rotation as operators.
+            (Target::TensorRt, _) if tensorrt_has(self.tensorrt_version, "Attention") => [23, 11],
             // Integers of 4 bits in blocks.
             (Target::TensorRt, Precision::Int4) => [21, 10],
             // Scales of 16 bits.
@@ -215,6 +225,7 @@ mod tests {
     ) -> Formats<'a> {
         Formats {
             target: Target::Ort,
+            tensorrt_version: TensorRtVersion::default(),
             precision,
             quantization,
             islands,

@@ -29,13 +29,13 @@ pub(crate) struct Graph {
 /// # Errors
 /// A weight cannot be read or written.
 pub(crate) fn vision_encoder(vision: &VisionConfig, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
-    let target = weights.formats().target();
+    let (target, version) = (weights.formats().target(), weights.formats().tensorrt_version());
     let contract = contract::vision_encoder(vision, target);
     let mut graph = start(contract::VISION_ENCODER, &contract, weights);
     let (geometry, lowering): (_, Box<dyn Lowering>) = match target {
         Target::TensorRt => (
             VisionGeometry::of_inputs(),
-            Box::new(TensorRtLowering::for_rows()),
+            Box::new(TensorRtLowering::for_rows(version)),
         ),
         _ => {
             let geometry = VisionGeometry::append(&mut graph, vision);
@@ -114,13 +114,13 @@ pub(crate) fn decoder_model(
     cache_scales: Option<&[[Vec<f32>; 2]]>,
     weights: &mut WeightStore<'_>,
 ) -> Result<Graph, Error> {
-    let target = weights.formats().target();
+    let (target, version) = (weights.formats().target(), weights.formats().tensorrt_version());
     let contract = contract::decoder(config, weights.formats().cache_type());
     let mut graph = start(contract::DECODER, &contract, weights);
     let (positions, lowering): (_, Box<dyn Lowering>) = match target {
         Target::TensorRt => (
             contract::POSITION_IDS.to_owned(),
-            Box::new(TensorRtLowering::for_decoder(&mut graph)),
+            Box::new(TensorRtLowering::for_decoder(&mut graph, version)),
         ),
         _ => {
             let lowering = OrtLowering::for_decoder(&mut graph, config, cache_scales);

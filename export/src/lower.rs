@@ -6,6 +6,7 @@ mod ort;
 mod tensorrt;
 mod tensorrt_attention;
 mod tensorrt_check;
+mod tensorrt_newer;
 
 use lwv_model::Segments;
 use lwv_onnx::Attribute;
@@ -14,6 +15,7 @@ pub(crate) use geometry::VisionGeometry;
 pub(crate) use ort::OrtLowering;
 pub(crate) use tensorrt::TensorRtLowering;
 pub(crate) use tensorrt_check::check as check_for_tensorrt;
+pub(crate) use tensorrt_newer::has as tensorrt_has;
 
 use crate::emitter::Emitter;
 use crate::value::Activation;

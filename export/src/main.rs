@@ -77,6 +77,7 @@ impl Args {
             quantization: self.integers.resolve(precision)?,
             target: self.target.resolve(),
             engines: self.engines.resolve(self.target.resolve())?,
+            tensorrt_version: self.target.tensorrt_version(),
         })
     }
 

@@ -105,6 +105,7 @@ fn recipe(source: &Path, out: &Path, scheme: Scheme, quantization: Quantization)
         quantization,
         target: Target::Ort,
         engines: None,
+        tensorrt_version: None,
     })
 }
 
@@ -125,6 +126,7 @@ fn quantize(arguments: &Quantize) -> anyhow::Result<()> {
         target: target.resolve(),
         engines: engines.resolve(target.resolve())?,
         guard: !matches!(target.resolve(), Target::Ort),
+        tensorrt_version: target.tensorrt_version(),
         ..recipe(source, out, *scheme, quantization)?
     };
     run(&recipe, check, *json)

@@ -23,6 +23,7 @@ mod manifest;
 mod names;
 mod ops;
 mod rope;
+mod tensorrt_version;
 mod text;
 mod vision;
 
@@ -45,6 +46,7 @@ pub use manifest::{
 pub use names::{WeightNames, expected_weights};
 pub use ops::{Ops, Rotary, Segments};
 pub use rope::{Rope, RopeScaling};
+pub use tensorrt_version::TensorRtVersion;
 pub use text::TextConfig;
 pub use vision::{
     VisionConfig, VisionInputs, vision_block, vision_embedding, vision_merger, vision_rotary, vision_tower,

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ConfigError;
+use crate::{ConfigError, TensorRtVersion};
 
 /// Format of `lwv.json` that this version writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -19,6 +19,9 @@ pub struct Manifest {
     pub family: String,
     /// What the graphs are lowered for.
     pub target: Target,
+    /// The oldest TensorRT that takes the graphs, where they are lowered for it and the writer said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensorrt_version: Option<TensorRtVersion>,
     /// Hash that tells the source checkpoint (and adapter) from others: over its configuration, its tensors' names,
     /// types and shapes, and its files' sizes and times.
     pub source: String,

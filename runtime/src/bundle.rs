@@ -284,6 +284,7 @@ mod tests {
             producer: "test".into(),
             family: "llama".into(),
             target: Target::Ort,
+            tensorrt_version: None,
             source: String::new(),
             graphs: graphs
                 .map(|(name, contract)| (name.to_owned(), entry(name, contract)))

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use lwv_export::{Error, Progress, Quantization, Recipe, Summary, export};
-use lwv_model::{Precision, Target};
+use lwv_model::{Precision, Target, TensorRtVersion};
 
 use crate::folder::scratch;
 
@@ -30,6 +30,7 @@ pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: O
         engines: None,
         quantization: Quantization::default(),
         target: Target::Ort,
+        tensorrt_version: None,
     }
 }
 
@@ -48,24 +49,38 @@ pub fn bundle(checkpoint: &Path, precision: Precision) -> PathBuf {
 
 /// The bundle of a checkpoint for a target, exported once in this process.
 pub fn bundle_for(target: Target, checkpoint: &Path, precision: Precision) -> PathBuf {
-    exported(target, checkpoint, precision, None)
+    exported((target, None), checkpoint, precision, None)
+}
+
+/// The bundle of a checkpoint for TensorRT of this version, exported once in this process.
+pub fn bundle_for_tensorrt(version: TensorRtVersion, checkpoint: &Path, precision: Precision) -> PathBuf {
+    exported((Target::TensorRt, Some(version)), checkpoint, precision, None)
 }
 
 /// The bundle in f32 of a checkpoint with an adapter, exported once in this process.
 pub fn bundle_with_adapter(checkpoint: &Path, adapter: &Path) -> PathBuf {
-    exported(Target::Ort, checkpoint, Precision::Fp32, Some(adapter))
+    exported((Target::Ort, None), checkpoint, Precision::Fp32, Some(adapter))
 }
 
-fn exported(target: Target, checkpoint: &Path, precision: Precision, adapter: Option<&Path>) -> PathBuf {
+fn exported(
+    (target, tensorrt_version): (Target, Option<TensorRtVersion>),
+    checkpoint: &Path,
+    precision: Precision,
+    adapter: Option<&Path>,
+) -> PathBuf {
     static MADE: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let made = made.get_or_insert_default();
-    let key = format!("{} {target:?} {precision:?} {adapter:?}", checkpoint.display());
+    let key = format!(
+        "{} {target:?} {tensorrt_version:?} {precision:?} {adapter:?}",
+        checkpoint.display()
+    );
     let place = scratch().join(format!("bundle-{}", made.len()));
     made.entry(key)
         .or_insert_with(|| {
             let recipe = Recipe {
                 target,
+                tensorrt_version,
                 ..recipe(checkpoint, &place, precision, adapter)
             };
             export_into(&recipe).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));

@@ -1,5 +1,5 @@
 use clap::{Args, ValueEnum};
-use lwv_model::Target;
+use lwv_model::{Target, TensorRtVersion};
 
 /// Where the bundle will run.
 #[derive(Args)]
@@ -7,6 +7,10 @@ pub(crate) struct TargetOption {
     /// What the graphs are lowered for
     #[arg(long, value_enum, default_value = "ort")]
     target: Choice,
+    /// With --target tensorrt: the oldest version that must take the graphs. From 10.14 on attention is one operator, from 10.15
+    /// on norms and rotation are too [default: 10.3]
+    #[arg(long, value_name = "MAJOR.MINOR")]
+    tensorrt_version: Option<TensorRtVersion>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -24,6 +28,14 @@ impl TargetOption {
         match self.target {
             Choice::Ort => Target::Ort,
             Choice::TensorRt => Target::TensorRt,
+        }
+    }
+
+    /// The version for target `tensorrt`; for the other what was said, which the exporter refuses.
+    pub(crate) fn tensorrt_version(&self) -> Option<TensorRtVersion> {
+        match self.target {
+            Choice::Ort => self.tensorrt_version,
+            Choice::TensorRt => Some(self.tensorrt_version.unwrap_or_default()),
         }
     }
 }

@@ -1,21 +1,22 @@
-//! Target `tensorrt`: operators that TensorRT 10.3 and every later version take.
+//! Target `tensorrt`: operators that TensorRT 10.3 and every later version take, and newer ones where older versions need not.
 //!
 //! The cache is joined by `Concat`, masks are computed once for all layers, and the geometry of images comes in as data, so
 //! that no shape depends on the content of a tensor.
 
 use std::collections::HashMap;
 
-use lwv_model::{ElementType, Segments, contract};
+use lwv_model::{ElementType, Segments, TensorRtVersion, contract};
 use lwv_onnx::{Attribute, Node, Output};
 
-use super::Lowering;
 use super::leading::Leading;
 use super::tensorrt_attention::{Attention, CausalMask, joined, padding_mask, swap};
+use super::{Lowering, tensorrt_newer as newer};
 use crate::emitter::Emitter;
 use crate::value::{Activation, Layout};
 
-/// Values that a graph computes once for all layers.
+/// The version that must take a graph, and values that it computes once for all layers.
 pub(crate) struct TensorRtLowering {
+    version: TensorRtVersion,
     leading: Leading,
     causal: Option<CausalMask>,
     /// Name of the lengths of segments → mask of their padding.
@@ -24,8 +25,9 @@ pub(crate) struct TensorRtLowering {
 
 impl TensorRtLowering {
     /// For a graph of rows: embedded tokens, or patches.
-    pub(crate) fn for_rows() -> Self {
+    pub(crate) fn for_rows(version: TensorRtVersion) -> Self {
         Self {
+            version,
             leading: Leading::default(),
             causal: None,
             padding: HashMap::new(),
@@ -33,13 +35,18 @@ impl TensorRtLowering {
     }
 
     /// For the decoder.
-    pub(crate) fn for_decoder(graph: &mut Emitter<'_, '_>) -> Self {
+    pub(crate) fn for_decoder(graph: &mut Emitter<'_, '_>, version: TensorRtVersion) -> Self {
         let causal = CausalMask::append(graph);
         Self {
             leading: Leading::of_tokens(graph),
             causal: Some(causal),
-            ..Self::for_rows()
+            ..Self::for_rows(version)
         }
+    }
+
+    /// Whether attention of so many heads of queries is one operator.
+    fn fuses_attention(&self, queries: &Activation, heads: usize) -> bool {
+        newer::has(self.version, "Attention") && newer::has_kernel(queries, heads)
     }
 }
 
@@ -55,6 +62,9 @@ impl Lowering for TensorRtLowering {
         weight: &str,
         eps: f32,
     ) -> Activation {
+        if newer::has(self.version, "RMSNormalization") {
+            return newer::rms_norm(graph, x, weight, eps);
+        }
         super::rms_norm(graph, x, weight, eps)
     }
 
@@ -82,6 +92,9 @@ impl Lowering for TensorRtLowering {
         cos: &str,
         sin: &str,
     ) -> Activation {
+        if newer::has(self.version, "RotaryEmbedding") {
+            return newer::rotate(graph, x, heads, [cos, sin]);
+        }
         let x = graph.as_flat(x);
         let width = (x.width / heads) as i64;
         let shape = graph.vector(&[-1, heads as i64, width]);
@@ -113,6 +126,7 @@ impl Lowering for TensorRtLowering {
             return qkv[0].clone();
         };
         let head_dim = qkv[0].width / heads;
+        let fused = self.fuses_attention(&qkv[0], heads);
         let [heads, shared, width] =
             [heads, key_value_heads, head_dim].map(|size| graph.vector(&[size as i64]));
         let apart = |graph: &mut Emitter<'_, '_>, x: &Activation, heads: &str| {
@@ -132,7 +146,11 @@ impl Lowering for TensorRtLowering {
             contract::past_value(layer),
             contract::present_value(layer),
         );
-        let attended = causal.attend(graph, [&q, &k, &v], [&heads, &shared, &width], head_dim);
+        let attended = if fused {
+            newer::attention(graph, [&q, &k, &v], &causal.mask, head_dim)
+        } else {
+            causal.attend(graph, [&q, &k, &v], [&heads, &shared, &width], head_dim)
+        };
         as_rows(graph, &attended, &qkv[0])
     }
 
@@ -151,11 +169,16 @@ impl Lowering for TensorRtLowering {
             let apart = graph.op("Reshape", &[&rows, &shape], []);
             swap(graph, &apart, [0, 2, 1, 3])
         });
+        let fused = self.fuses_attention(&qkv[0], heads);
         let mask = self
             .padding
             .entry(segments.lengths.clone())
-            .or_insert_with(|| padding_mask(graph, segments));
-        let attended = Attention { mask, scores: None }.append(graph, [&q, &k, &v], head_dim);
+            .or_insert_with(|| padding_mask(graph, segments, fused));
+        let attended = if fused {
+            newer::attention(graph, [&q, &k, &v], mask, head_dim)
+        } else {
+            Attention { mask, scores: None }.append(graph, [&q, &k, &v], head_dim)
+        };
         let padded = as_rows(graph, &attended, &qkv[0]);
         padded.renamed(graph.op("Gather", &[&padded.name, &segments.scatter], []))
     }

@@ -3,6 +3,7 @@
 use lwv_model::{ElementType, Segments, contract};
 use lwv_onnx::{Attribute, DataType};
 
+use super::tensorrt_newer as newer;
 use crate::emitter::Emitter;
 
 /// What is added to scores that do not count: out of reach of any other in 16 bits, and far from overflow.
@@ -78,8 +79,9 @@ impl CausalMask {
     }
 }
 
-/// The mask that hides the padding of segments, `[segments, 1, 1, length]`.
-pub(super) fn padding_mask(graph: &mut Emitter<'_, '_>, segments: &Segments<String>) -> String {
+/// The mask that hides the padding of segments, `[segments, 1, 1, length]`; for attention in one operator, where `fused`, with a
+/// row for each query.
+pub(super) fn padding_mask(graph: &mut Emitter<'_, '_>, segments: &Segments<String>, fused: bool) -> String {
     let length = graph.dimension(&segments.gather, 1);
     let count = graph.op("Squeeze", &[&length], []);
     let (zero, one) = (graph.scalar(0), graph.scalar(1));
@@ -88,7 +90,11 @@ pub(super) fn padding_mask(graph: &mut Emitter<'_, '_>, segments: &Segments<Stri
     let axes = graph.vector(&[1, 2, 3]);
     let lengths = graph.op("Unsqueeze", &[&lengths, &axes], []);
     let seen = graph.op("Less", &[&places, &lengths], []);
-    additive(graph, &seen)
+    let mask = additive(graph, &seen);
+    if fused {
+        return newer::for_every_query(graph, &mask, &length);
+    }
+    mask
 }
 
 /// 0 where `seen`, else [`HIDDEN`], in the type of products.

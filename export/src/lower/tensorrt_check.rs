@@ -1,17 +1,19 @@
 //! A graph against what TensorRT takes.
 //!
-//! From `docs/operators.md` of onnx-tensorrt, the parser that TensorRT and its providers share, for 10.3 (JetPack 6) and the
-//! columns "supported" and "restrictions"; types are left out, since every row here has the 16- and 32-bit floats and, where
-//! it moves indices, the integers that graphs of this target use.
+//! From `docs/operators.md` of onnx-tensorrt, the parser that TensorRT and its providers share, for 10.3 (JetPack 6), 10.14 and
+//! 10.15 and the columns "supported" and "restrictions"; types are left out, since every row here has the 16- and 32-bit floats
+//! and, where it moves indices, the integers that graphs of this target use.
 
 use std::collections::HashSet;
 
+use lwv_model::TensorRtVersion;
 use lwv_onnx::{Model, NodeInfo};
 
+use super::tensorrt_newer::since;
 use crate::Error;
 
-/// The operators that graphs of this target may use, each with the inputs that must be part of the graph.
-const OPERATORS: [(&str, &[usize]); 31] = [
+/// The operators that graphs for any version may use, each with the inputs that must be part of the graph.
+const OPERATORS: [(&str, &[usize]); 32] = [
     ("Add", &[]),
     ("And", &[]),
     ("Cast", &[]),
@@ -21,6 +23,7 @@ const OPERATORS: [(&str, &[usize]); 31] = [
     ("DequantizeLinear", &[0, 1, 2]),
     ("Div", &[]),
     ("Erf", &[]),
+    ("Expand", &[]),
     ("Gather", &[]),
     ("Gemm", &[]),
     ("Identity", &[]),
@@ -46,30 +49,34 @@ const OPERATORS: [(&str, &[usize]); 31] = [
     ("Where", &[]),
 ];
 
-/// Checks every node of a graph.
+/// Checks every node of a graph for `version`.
 ///
 /// # Errors
 /// The first node with an operator that TensorRT does not have, or used as it must not be.
-pub(crate) fn check(graph: &str, model: &Model) -> Result<(), Error> {
+pub(crate) fn check(graph: &str, model: &Model, version: TensorRtVersion) -> Result<(), Error> {
     let constants: HashSet<&str> = model.initializers().map(|known| known.name.as_str()).collect();
     for node in model.nodes() {
         let refuse = |reason: String| Error::Refused {
             graph: graph.to_owned(),
             node: node.name.to_owned(),
+            version,
             reason,
         };
-        let operator = OPERATORS
-            .iter()
-            .find(|(name, _)| *name == node.op_type && node.domain.is_empty());
-        let Some((_, fixed)) = operator else {
+        let Some((since, fixed)) = operator(&node) else {
             let name = [node.domain, node.op_type].join(".");
             return Err(refuse(format!(
                 "there is no operator `{}`",
                 name.trim_start_matches('.')
             )));
         };
+        if since > version {
+            return Err(refuse(format!("`{}` came with {since}", node.op_type)));
+        }
+        if holds_cache(&node) {
+            return Err(refuse("`Attention` must not hold the cache".to_owned()));
+        }
         let rounded = node.op_type == "DequantizeLinear" && is_rounded(model, node.inputs[0].as_ref());
-        for &index in *fixed {
+        for &index in fixed {
             let input = node
                 .inputs
                 .get(index)
@@ -94,6 +101,21 @@ pub(crate) fn check(graph: &str, model: &Model) -> Result<(), Error> {
     Ok(())
 }
 
+/// The version that brought a node's operator, [`TensorRtVersion::OLDEST`] or later, and the inputs that must be part of the graph.
+fn operator(node: &NodeInfo<'_>) -> Option<(TensorRtVersion, &'static [usize])> {
+    if !node.domain.is_empty() {
+        return None;
+    }
+    let oldest = OPERATORS.iter().find(|(name, _)| *name == node.op_type);
+    let oldest = oldest.map(|(_, fixed)| (TensorRtVersion::OLDEST, *fixed));
+    oldest.or_else(|| since(node.op_type).map(|since| (since, &[][..])))
+}
+
+/// Whether attention is given earlier keys and values, or gives all.
+fn holds_cache(node: &NodeInfo<'_>) -> bool {
+    node.op_type == "Attention" && (node.inputs.len() > 4 || node.outputs.len() > 1)
+}
+
 /// Whether a value is what `QuantizeLinear` makes.
 fn is_rounded(model: &Model, value: &str) -> bool {
     model
@@ -113,14 +135,19 @@ mod tests {
 
     use super::*;
 
-    fn checked(build: impl FnOnce(&mut GraphBuilder) -> String) -> Result<(), Error> {
+    fn checked_for(version: [u32; 2], build: impl FnOnce(&mut GraphBuilder) -> String) -> Result<(), Error> {
         let mut graph = GraphBuilder::new("g");
         graph.opset("", 19).opset("com.microsoft", 1);
         graph.input("x", DataType::Float32, &[4.into()]).unwrap();
         graph.input("n", DataType::Int64, &[1.into()]).unwrap();
         let made = build(&mut graph);
         graph.output("y", &made, DataType::Float32, &[]).unwrap();
-        check("g", &graph.finish().unwrap())
+        let [major, minor] = version;
+        check("g", &graph.finish().unwrap(), TensorRtVersion::new(major, minor))
+    }
+
+    fn checked(build: impl FnOnce(&mut GraphBuilder) -> String) -> Result<(), Error> {
+        checked_for([10, 3], build)
     }
 
     fn reason(build: impl FnOnce(&mut GraphBuilder) -> String) -> String {
@@ -144,6 +171,39 @@ mod tests {
                 .unwrap()
         };
         assert!(reason(fused).contains("no operator `com.microsoft.QuickGelu`"));
+    }
+
+    #[test]
+    fn newer_operators_need_their_version() {
+        let inputs = ["x", "x", "x"];
+        for (name, since) in [
+            ("Attention", 14),
+            ("RMSNormalization", 15),
+            ("RotaryEmbedding", 15),
+        ] {
+            let count = if name == "RMSNormalization" { 2 } else { 3 };
+            let build = |graph: &mut GraphBuilder| graph.op(name, &inputs[..count], []).unwrap();
+            assert!(checked_for([10, since], build).is_ok());
+            assert!(checked_for([11, 0], build).is_ok());
+            let error = checked_for([10, since - 1], build).unwrap_err().to_string();
+            let versions = [
+                format!("TensorRT 10.{}:", since - 1),
+                format!("`{name}` came with 10.{since}"),
+            ];
+            assert!(versions.iter().all(|version| error.contains(version)), "{error}");
+        }
+        let own = |graph: &mut GraphBuilder| graph.op_in("com.microsoft", "Attention", &["x"], []).unwrap();
+        assert!(checked_for([10, 15], own).is_err());
+    }
+
+    #[test]
+    fn attention_holds_no_cache() {
+        let with_past = |graph: &mut GraphBuilder| {
+            let inputs = ["x", "x", "x", "x", "x", "x"];
+            graph.op("Attention", &inputs, []).unwrap()
+        };
+        let error = checked_for([10, 14], with_past).unwrap_err().to_string();
+        assert!(error.contains("must not hold the cache"), "{error}");
     }
 
     #[test]
