@@ -109,6 +109,7 @@ impl<'a> Formats<'a> {
             precision,
             quantization,
             islands,
+            tensorrt_version: TensorRtVersion::default(),
         }
     }
 
