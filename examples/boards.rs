@@ -18,8 +18,8 @@ const BOARDS: [(&str, f64, f64); 4] = [
     ("AGX Thor 128 GB", 124.0, 273.0),
 ];
 
-/// Tokens of a text of about 3,000 words with eight pictures before it.
-const TOKENS: usize = 16_384;
+/// Tokens of a text of about 3,000 words with four to eight pictures before it.
+const TOKENS: usize = 8192;
 
 /// Tokens in one run of prefill.
 const CHUNK: usize = 512;

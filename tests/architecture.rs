@@ -264,3 +264,29 @@ fn is_named_for_nothing(path: &Path, stem: &str) -> bool {
     let counts = path.is_dir() || path.extension().is_some_and(|extension| extension == "rs");
     counts && ["utils", "util", "common", "helpers", "helper", "misc"].contains(&stem)
 }
+
+/// What the README of boards says was computed, by the estimator that users have.
+#[test]
+fn the_table_of_boards_is_what_the_example_prints() {
+    let printed = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "-p",
+            "lwv-examples",
+            "--example",
+            "boards",
+        ])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    assert!(
+        printed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&printed.stderr)
+    );
+    let table = String::from_utf8(printed.stdout).unwrap();
+    let readme = std::fs::read_to_string(workspace().join("scripts/jetson/README.md")).unwrap();
+    assert!(table.lines().count() > 5 && readme.contains(&table), "{table}");
+}

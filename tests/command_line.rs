@@ -5,7 +5,7 @@
     reason = "a panic is how a test fails"
 )]
 
-use lwv_model::Precision;
+use lwv_model::{Manifest, Precision};
 use lwv_tests::{Case, Run, bundle, fixtures, lwv_export, lwv_write};
 
 #[test]
@@ -158,5 +158,52 @@ fn help_has_examples_and_wrong_usage_is_two() {
         assert!(help.stdout.contains("Examples:"), "{}", help.stdout);
         assert_eq!(Run::of(command().arg("--no-such-flag")).status, Some(2));
         assert_eq!(Run::of(&mut command()).status, Some(2));
+    }
+}
+
+#[test]
+fn what_texts_take_is_told_without_writing() {
+    let case = Case::load("llama");
+    let bundle = bundle(&case.dir, Precision::Fp32);
+    // No library is needed for it.
+    let run = Run::of(
+        lwv_write()
+            .arg(&bundle)
+            .args(["--estimate", "--bandwidth", "1"])
+            .env("LWV_ONNXRUNTIME", "/nowhere"),
+    );
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    let context = Manifest::from_dir(&bundle).unwrap().context_length.to_string();
+    assert!(
+        lines.iter().any(|line| line.trim_start().starts_with(&context)),
+        "{}",
+        run.stdout
+    );
+    assert!(lines[0].ends_with("tokens/s at most"), "{}", run.stdout);
+}
+
+#[test]
+fn engines_that_are_kept_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::of(
+        lwv_write()
+            .arg("--list-engines")
+            .arg("--engines")
+            .arg(folder.path()),
+    );
+    assert_eq!((run.status, run.stdout.trim()), (Some(0), "0 engines, 0.0 MB"));
+    Run::of(&mut lwv_write()).assert_failed(2, &["--list-engines"]);
+}
+
+/// A device that is named runs or says why not, before minutes are spent.
+#[test]
+fn devices_that_run_engines_want_bundles_for_them() {
+    let case = Case::load("llama");
+    let bundle = bundle(&case.dir, Precision::Fp32);
+    for device in ["tensorrt", "tensorrt-rtx"] {
+        let mut command = lwv_write();
+        command.arg(&bundle).args(["--prompt", "x", "--device", device]);
+        Run::of(&mut command).assert_failed(1, &[device, "--target tensorrt"]);
     }
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Parser};
 use lwv_runtime::{Device, EngineCache, SamplerSettings};
@@ -26,12 +26,8 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 #[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "estimate", "list_engines"]))]
 pub(crate) struct Arguments {
     /// Folder of the bundle, as lwv-export writes it.
-    #[arg(
-        required_unless_present = "list_engines",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) bundle: PathBuf,
+    #[arg(required_unless_present = "list_engines")]
+    bundle: Option<PathBuf>,
 
     /// Tell what memory texts take and how fast they can be at most, instead of writing.
     #[arg(long)]
@@ -112,9 +108,9 @@ pub(crate) struct Arguments {
     /// Most memory for the cache, in MiB.
     #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_KV_BUDGET >> 20)]
     kv_budget_mib: u64,
-    /// Prompt tokens that are computed at once.
-    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_PREFILL_CHUNK)]
-    prefill_chunk: usize,
+    /// Prompt tokens that are computed at once [default: 512, over a cache of 8 bits 64].
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<usize>,
     /// Where engines are kept that TensorRT builds; by default in the user's cache.
     #[arg(long, value_name = "DIR")]
     engines: Option<PathBuf>,
@@ -157,7 +153,7 @@ pub(crate) struct Recipe {
     pub(crate) device: Device,
     pub(crate) threads: Option<usize>,
     pub(crate) kv_budget_mib: u64,
-    pub(crate) prefill_chunk: usize,
+    pub(crate) prefill_chunk: Option<usize>,
     #[serde(skip)]
     pub(crate) engines: EngineCache,
     #[serde(skip)]
@@ -187,7 +183,7 @@ impl Arguments {
             engines: self.engine_cache(),
             prompt: self.prompt_source()?,
             sampler: self.sampler(),
-            bundle: self.bundle,
+            bundle: self.bundle.unwrap_or_default(),
             images: self.image,
             system: self.system,
             words: self.words.map(|words| words as usize),
@@ -206,6 +202,11 @@ impl Arguments {
             out: self.out,
             json: self.json,
         })
+    }
+
+    /// Folder of the bundle; empty only where none is needed.
+    pub(crate) fn bundle(&self) -> &Path {
+        self.bundle.as_deref().unwrap_or(Path::new(""))
     }
 
     /// Where engines are kept.

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lwv_model::contract;
+use lwv_model::{ElementType, contract};
 use lwv_processor::{PositionBuilder, Processor};
 
 use crate::bundle::Bundle;
@@ -23,6 +23,9 @@ pub const DEFAULT_KV_BUDGET: u64 = 4 << 30;
 
 /// Tokens in one run of prefill where nothing else was said.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// The same over a cache of 8 bits: ONNX Runtime then keeps the scores of all tokens of a run, and fewer stay near the processor.
+const BYTE_CACHE_PREFILL_CHUNK: usize = 64;
 
 /// Tokens of a text, prompt included, that there must be memory for.
 const USUAL_TOKENS: usize = 4096;
@@ -62,7 +65,7 @@ pub struct EngineBuilder {
     device: Device,
     threads: Option<usize>,
     kv_budget: u64,
-    prefill_chunk: usize,
+    prefill_chunk: Option<usize>,
     library: Option<PathBuf>,
     check_hashes: bool,
     dequantize_once: bool,
@@ -92,10 +95,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Most tokens in one run of prefill; [`DEFAULT_PREFILL_CHUNK`] if not set. More is a little faster and takes more
+    /// Most tokens in one run of prefill; [`DEFAULT_PREFILL_CHUNK`] if not set, fewer over a cache of 8 bits. More is a little faster and takes more
     /// memory.
     pub fn prefill_chunk(mut self, tokens: usize) -> Self {
-        self.prefill_chunk = tokens;
+        self.prefill_chunk = Some(tokens);
         self
     }
 
@@ -169,7 +172,7 @@ impl EngineBuilder {
         let graphs = Arc::new(self.load_graphs(&bundle, settings, &library.path)?);
         let limits = Limits {
             kv_budget: self.kv_budget,
-            prefill_chunk: self.prefill_chunk.min(bundle.longest_chunk()),
+            prefill_chunk: self.chunk(&bundle),
             context: bundle.manifest().context_length,
         };
         let inner = Arc::new(Loaded {
@@ -187,8 +190,7 @@ impl EngineBuilder {
     /// Whether a device has the memory and, if it is a card, computes right.
     fn check(&self, bundle: &Bundle, settings: &GraphSettings) -> Result<()> {
         if !self.ignore_memory {
-            let chunk = self.prefill_chunk.min(bundle.longest_chunk());
-            let estimate = MemoryEstimate::of(bundle, USUAL_TOKENS, chunk);
+            let estimate = MemoryEstimate::of(bundle, USUAL_TOKENS, self.chunk(bundle));
             check_memory(bundle, settings.device, &estimate)?;
         }
         match settings.device {
@@ -198,11 +200,20 @@ impl EngineBuilder {
         }
     }
 
+    /// Most tokens in one run of prefill.
+    fn chunk(&self, bundle: &Bundle) -> usize {
+        let usual = match bundle.cache_type() {
+            ElementType::Int8 => BYTE_CACHE_PREFILL_CHUNK,
+            _ => DEFAULT_PREFILL_CHUNK,
+        };
+        self.prefill_chunk.unwrap_or(usual).min(bundle.longest_chunk())
+    }
+
     fn check_settings(&self, threads: usize) -> Result<()> {
         if threads == 0 {
             return Err(Error::setting("threads", threads, "use at least 1"));
         }
-        if self.prefill_chunk == 0 {
+        if self.prefill_chunk == Some(0) {
             return Err(Error::setting("prefill_chunk", 0, "use at least 1; 512 is usual"));
         }
         Ok(())
@@ -301,7 +312,7 @@ impl Engine {
             device: Device::Auto,
             threads: None,
             kv_budget: DEFAULT_KV_BUDGET,
-            prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            prefill_chunk: None,
             library: None,
             check_hashes: false,
             dequantize_once: false,

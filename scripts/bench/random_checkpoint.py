@@ -1,6 +1,6 @@
-"""Makes a random checkpoint of Qwen2.5-VL-7B's exact geometry: bf16, sharded, about 16 GB, with nothing but numpy.
+"""Makes a random checkpoint of Qwen2.5-VL's exact geometry: bf16, sharded, 16 GB for 7B, with nothing but numpy.
 
-    python scripts/bench/random_checkpoint.py CHECKPOINT [--layers N] [--blocks N]
+    python scripts/bench/random_checkpoint.py CHECKPOINT [--geometry 3B] [--layers N] [--blocks N]
 
 Weights are noise of one magnitude. Tokenizer and image settings are those of a tiny fixture: the folder is for measuring
 how an exporter copes with its size, not for reading.
@@ -9,6 +9,7 @@ how an exporter copes with its size, not for reading.
 import argparse
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +22,46 @@ SIDE_FILES = [
     "preprocessor_config.json",
 ]
 SHARD_BYTES = 4 << 30
-HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 3584, 18944, 28, 4, 128, 152064
+HEAD_DIM = 128
 VISION, VISION_INNER, VISION_HEADS = 1280, 3420, 16
 
 
-def config(layers: int, blocks: int) -> dict:
+@dataclass
+class Geometry:
+    """Sizes of a decoder."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool
+
+
+GEOMETRIES = {
+    "3B": Geometry(2048, 11008, 36, 16, 2, 151936, True),
+    "7B": Geometry(3584, 18944, 28, 28, 4, 152064, False),
+}
+
+
+def config(size: Geometry, layers: int, blocks: int) -> dict:
     """config.json in the flat spelling of the published checkpoints, with the special tokens of the fixture."""
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
         "hidden_act": "silu",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INNER,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.inner,
         "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "vocab_size": VOCABULARY,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "vocab_size": size.vocabulary,
         "max_position_embeddings": 128000,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1000000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": size.tied,
         "use_sliding_window": False,
         "bos_token_id": 328,
         "eos_token_id": 330,
@@ -61,15 +81,15 @@ def config(layers: int, blocks: int) -> dict:
             "spatial_merge_size": 2,
             "window_size": 112,
             "fullatt_block_indexes": [7, 15, 23, 31],
-            "out_hidden_size": HIDDEN,
+            "out_hidden_size": size.hidden,
             "hidden_act": "silu",
         },
     }
 
 
-def shapes(layers: int, blocks: int) -> dict[str, list[int]]:
+def shapes(size: Geometry, layers: int, blocks: int) -> dict[str, list[int]]:
     """Every tensor's shape, under the names of the published checkpoints."""
-    query, key_value = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    query, key_value = size.heads * HEAD_DIM, size.kv_heads * HEAD_DIM
     tensors = {"visual.patch_embed.proj.weight": [VISION, 3, 2, 14, 14]}
     for block in range(blocks):
         prefix = f"visual.blocks.{block}"
@@ -79,17 +99,17 @@ def shapes(layers: int, blocks: int) -> dict[str, list[int]]:
         tensors |= feed_forward(f"{prefix}.mlp", VISION, VISION_INNER, True)
     tensors |= {"visual.merger.ln_q.weight": [VISION]}
     tensors |= linear("visual.merger.mlp.0", 4 * VISION, 4 * VISION, True)
-    tensors |= linear("visual.merger.mlp.2", 4 * VISION, HIDDEN, True)
-    tensors |= {"model.embed_tokens.weight": [VOCABULARY, HIDDEN], "model.norm.weight": [HIDDEN]}
+    tensors |= linear("visual.merger.mlp.2", 4 * VISION, size.hidden, True)
+    tensors |= {"model.embed_tokens.weight": [size.vocabulary, size.hidden], "model.norm.weight": [size.hidden]}
     for layer in range(layers):
         prefix = f"model.layers.{layer}"
-        tensors |= {f"{prefix}.{norm}.weight": [HIDDEN] for norm in ("input_layernorm", "post_attention_layernorm")}
-        tensors |= linear(f"{prefix}.self_attn.q_proj", HIDDEN, query, True)
-        tensors |= linear(f"{prefix}.self_attn.k_proj", HIDDEN, key_value, True)
-        tensors |= linear(f"{prefix}.self_attn.v_proj", HIDDEN, key_value, True)
-        tensors |= linear(f"{prefix}.self_attn.o_proj", query, HIDDEN, False)
-        tensors |= feed_forward(f"{prefix}.mlp", HIDDEN, INNER, False)
-    return tensors | {"lm_head.weight": [VOCABULARY, HIDDEN]}
+        tensors |= {f"{prefix}.{norm}.weight": [size.hidden] for norm in ("input_layernorm", "post_attention_layernorm")}
+        tensors |= linear(f"{prefix}.self_attn.q_proj", size.hidden, query, True)
+        tensors |= linear(f"{prefix}.self_attn.k_proj", size.hidden, key_value, True)
+        tensors |= linear(f"{prefix}.self_attn.v_proj", size.hidden, key_value, True)
+        tensors |= linear(f"{prefix}.self_attn.o_proj", query, size.hidden, False)
+        tensors |= feed_forward(f"{prefix}.mlp", size.hidden, size.inner, False)
+    return tensors if size.tied else tensors | {"lm_head.weight": [size.vocabulary, size.hidden]}
 
 
 def linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, list[int]]:
@@ -141,13 +161,16 @@ def write_shard(path: Path, tensors: dict[str, list[int]], block: bytes) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--layers", type=int, default=28, help="decoder layers")
+    parser.add_argument("--geometry", choices=GEOMETRIES, default="7B")
+    parser.add_argument("--layers", type=int, help="decoder layers, if not as many as published")
     parser.add_argument("--blocks", type=int, default=32, help="vision blocks")
     args = parser.parse_args()
+    size = GEOMETRIES[args.geometry]
+    layers = args.layers or size.layers
     args.checkpoint.mkdir(parents=True, exist_ok=True)
     for name in SIDE_FILES:
         shutil.copy(FIXTURE / name, args.checkpoint)
-    shards = in_shards(shapes(args.layers, args.blocks))
+    shards = in_shards(shapes(size, layers, args.blocks))
     block, weight_map = noise(), {}
     for index, tensors in enumerate(shards, 1):
         name = f"model-{index:05}-of-{len(shards):05}.safetensors"
@@ -155,7 +178,7 @@ def main() -> None:
         weight_map |= dict.fromkeys(tensors, name)
     index = {"metadata": {}, "weight_map": weight_map}
     (args.checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    (args.checkpoint / "config.json").write_text(json.dumps(config(args.layers, args.blocks), indent=2))
+    (args.checkpoint / "config.json").write_text(json.dumps(config(size, layers, args.blocks), indent=2))
 
 
 if __name__ == "__main__":
