@@ -16,6 +16,9 @@ const MOST_MOVED: f32 = 256.0;
 /// (arXiv 2211.10438, equation 4). Weights have a scale an output, so they take more than half of it.
 const STRENGTHS: [Option<f32>; 5] = [None, Some(0.5), Some(0.65), Some(0.8), Some(0.9)];
 
+/// SmoothQuant's own choice, where it can be had.
+const AS_PUBLISHED: [Option<f32>; 2] = [Some(0.5), None];
+
 /// How far values may go, as parts of the largest, where the least error decides.
 const LIMITS: [f32; 6] = [1.0, 0.85, 0.7, 0.6, 0.5, 0.35];
 
@@ -54,8 +57,12 @@ pub(crate) fn round_input(
         step: 0.0,
         error: f64::INFINITY,
     };
-    for strength in STRENGTHS {
-        let Some(factors) = trial.factors(&readers.maker, strength) else {
+    let strengths = match range {
+        ActivationRange::LeastError => &STRENGTHS[..],
+        _ => &AS_PUBLISHED[..],
+    };
+    for strength in strengths {
+        let Some(factors) = trial.factors(&readers.maker, *strength) else {
             continue;
         };
         let limit = match range {
@@ -63,6 +70,9 @@ pub(crate) fn round_input(
             _ => seen.limit(&factors, range),
         };
         trial.improve(&mut best, &factors, &trial.rounded(&factors)?, &[limit])?;
+        if range != ActivationRange::LeastError {
+            break;
+        }
     }
     if range == ActivationRange::LeastError {
         let factors = best.factors.clone();
