@@ -161,26 +161,34 @@ impl Calibration<'_> {
     fn layer(&mut self, layer: usize) -> Result<(), Error> {
         let known = self.folder.has_layer(layer);
         let mut matrices = Vec::new();
-        if known {
-            for (name, matrix) in self.folder.read_layer(layer)? {
-                self.replace(&name, &matrix)?;
-            }
-        }
         let cache = Arc::new(Mutex::new(CacheRange::default()));
         for half in [Half::Attention, Half::FeedForward] {
-            if !known {
+            if known {
+                self.recall(half, layer)?;
+            } else {
                 self.quantize_half(half, layer, &mut matrices)?;
             }
             self.ops.observe(Some(cache.clone()));
             self.advance(half, layer)?;
             self.ops.observe(None);
+            for ops in [&mut self.ops, &mut self.exact] {
+                ops.forget(|name| name.starts_with("model.layers."));
+            }
         }
         if !known {
             self.folder
                 .write_layer(layer, &matrices, &locked(&cache).scales())?;
         }
-        for ops in [&mut self.ops, &mut self.exact] {
-            ops.forget(|name| name.starts_with("model.layers."));
+        Ok(())
+    }
+
+    /// Computes with what half a layer has become in an earlier run.
+    fn recall(&mut self, half: Half, layer: usize) -> Result<(), Error> {
+        for (name, matrix) in self.folder.read_layer(layer)? {
+            let is_here = |reader: &&str| name.ends_with(&format!(".{reader}.weight"));
+            if half.readers().into_iter().flatten().any(is_here) {
+                self.replace(&name, &matrix)?;
+            }
         }
         Ok(())
     }
@@ -201,7 +209,9 @@ impl Calibration<'_> {
                 Rounding::Nearest => None,
                 Rounding::Compensated => {
                     let hessian = self.hessian(half, layer, &names[0])?;
-                    Some(Compensator::new(&hessian).map_err(Error::quantize(&names[0]))?)
+                    // What is compensated takes as much memory again; the checkpoint's weights are read again later.
+                    self.exact.forget(|_| true);
+                    Some(Compensator::new(hessian).map_err(Error::quantize(&names[0]))?)
                 }
             };
             for name in names {
@@ -267,7 +277,7 @@ impl Calibration<'_> {
                 &to_vec(&meant.map_err(failed)?)?,
             );
         }
-        let compensator = Compensator::new(&hessian).map_err(Error::quantize(name))?;
+        let compensator = Compensator::new(hessian).map_err(Error::quantize(name))?;
         let shape = [text.vocab_size, text.hidden_size];
         let matrix = self.quantize_shaped(name, shape, scheme, Some(&compensator))?;
         self.folder.write_head(name, &matrix)

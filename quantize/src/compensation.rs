@@ -27,10 +27,10 @@ impl Compensator {
     ///
     /// # Errors
     /// What was seen is not finite.
-    pub fn new(hessian: &Hessian) -> Result<Self, Error> {
+    pub fn new(hessian: Hessian) -> Result<Self, Error> {
         Ok(Self {
             columns: hessian.columns(),
-            factors: hessian.inverse_factors()?,
+            factors: hessian.into_inverse_factors()?,
         })
     }
 
@@ -193,7 +193,7 @@ mod tests {
         for block_size in [32, 64] {
             let scheme = BlockScheme::new(Bits::Four, block_size).unwrap();
             let rounded = round_to_nearest(&weights, COLUMNS, scheme).unwrap().dequantize();
-            let compensated = Compensator::new(&hessian)
+            let compensated = Compensator::new(hessian.clone())
                 .unwrap()
                 .quantize(weights.clone(), scheme)
                 .unwrap()
@@ -213,7 +213,7 @@ mod tests {
         }
         let scheme = BlockScheme::new(Bits::Eight, 32).unwrap();
         let weights = random(ROWS * COLUMNS, 5);
-        let back = Compensator::new(&hessian)
+        let back = Compensator::new(hessian.clone())
             .unwrap()
             .quantize(weights.clone(), scheme)
             .unwrap()
@@ -296,7 +296,7 @@ mod tests {
         let damping = importance.iter().map(|x| f64::from(*x)).sum::<f64>() / COLUMNS as f64 * 0.01;
         (0..COLUMNS).for_each(|i| matrix[i * (COLUMNS + 1)] += damping);
         let scheme = BlockScheme::new(Bits::Four, 32).unwrap();
-        let got = Compensator::new(&hessian)
+        let got = Compensator::new(hessian.clone())
             .unwrap()
             .quantize(weights.clone(), scheme)
             .unwrap()
@@ -334,7 +334,7 @@ mod tests {
         }
         let scheme = BlockScheme::new(Bits::Eight, 32).unwrap();
         let error_of = |hessian: &Hessian| {
-            let quantized = Compensator::new(hessian)
+            let quantized = Compensator::new(hessian.clone())
                 .unwrap()
                 .quantize(weights.clone(), scheme);
             let quantized = quantized.unwrap().dequantize();
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn samples_of_another_width_are_refused() {
         let scheme = BlockScheme::new(Bits::Four, 32).unwrap();
-        let error = Compensator::new(&Hessian::new(32))
+        let error = Compensator::new(Hessian::new(32))
             .unwrap()
             .quantize(vec![0.0; 33], scheme)
             .unwrap_err();

@@ -121,21 +121,22 @@ impl Hessian {
         }
     }
 
-    /// Inverts every group.
+    /// Inverts every group. Each is freed before the next is looked at, so that wide layers take their memory once.
     ///
     /// # Errors
     /// A sum that is not finite.
-    pub(crate) fn inverse_factors(&self) -> Result<Vec<InverseFactor>, Error> {
+    pub(crate) fn into_inverse_factors(self) -> Result<Vec<InverseFactor>, Error> {
+        let rows = self.rows;
         self.groups
-            .iter()
-            .map(|group| group.inverse_factor(self.rows))
+            .into_iter()
+            .map(|group| group.into_inverse_factor(rows))
             .collect()
     }
 }
 
 impl Group {
     /// With the order of inputs reversed, `H = L · Lᵀ` by Cholesky; reversed back, `L⁻¹` is the `U` that is wanted.
-    fn inverse_factor(&self, rows: usize) -> Result<InverseFactor, Error> {
+    fn into_inverse_factor(self, rows: usize) -> Result<InverseFactor, Error> {
         let size = self.sum.nrows();
         let mean = 1.0 / rows.max(1) as f64;
         let importance: Vec<f32> = (0..size)
@@ -152,9 +153,12 @@ impl Group {
         if !diagonal.is_finite() {
             return Err(Error::Singular);
         }
+        drop(self.sum);
         let factor = reversed.llt(Side::Lower).map_err(|_| Error::Singular)?;
+        drop(reversed);
         let mut inverse = Mat::<f64>::zeros(size, size);
         invert_lower_triangular(inverse.as_mut(), factor.L(), Par::rayon(0));
+        drop(factor);
         let mut upper = vec![0.0; size * size];
         let mut rows = MatMut::from_row_major_slice_mut(&mut upper, size, size);
         for j in 0..size {
@@ -162,6 +166,7 @@ impl Group {
                 rows[(i, j)] = inverse[(size - 1 - i, size - 1 - j)] as f32;
             }
         }
+        drop(inverse);
         Ok(InverseFactor {
             start: self.start,
             correction: self.drift.as_ref().map(|drift| correction(drift, &upper, mean)),
@@ -203,7 +208,7 @@ mod tests {
         let inputs = [1.0, 2.0, -1.0, 0.5, -1.0, 3.0, 2.0, 0.0, 1.0, -1.0, 1.5, 0.25];
         hessian.add(&inputs[..6]);
         hessian.add(&inputs[6..]);
-        let factor = &hessian.inverse_factors().unwrap()[0];
+        let factor = &hessian.clone().into_inverse_factors().unwrap()[0];
         let u = |i: usize, j: usize| f64::from(factor.upper[i * 3 + j]);
         let column = |i: usize| inputs.iter().skip(i).step_by(3);
         let damping = factor.importance.iter().copied().map(f64::from).sum::<f64>() / 3.0 * DAMPING;
@@ -243,6 +248,6 @@ mod tests {
     fn inputs_that_overflowed_are_refused() {
         let mut hessian = Hessian::new(2);
         hessian.add(&[1.0, f32::INFINITY]);
-        assert!(matches!(hessian.inverse_factors(), Err(Error::Singular)));
+        assert!(matches!(hessian.into_inverse_factors(), Err(Error::Singular)));
     }
 }
