@@ -34,7 +34,7 @@ fn compensated(tokens: usize) -> Quantization {
     Quantization {
         rounding: Rounding::Compensated,
         calibration: Calibration {
-            tokens,
+            tokens: Some(tokens),
             ..Calibration::default()
         },
         ..Quantization::default()
@@ -125,7 +125,7 @@ fn calibration_reads_datasets_with_pictures() {
     let calibration = Calibration {
         datasets: vec![fixtures().join("sft/tiny.jsonl")],
         media_dir: Some(fixtures()),
-        tokens: 400,
+        tokens: Some(400),
     };
     let quantization = Quantization {
         calibration,

@@ -28,7 +28,7 @@ fn integers(case: &Case, name: &str, precision: Precision, quantization: Quantiz
         target: Target::TensorRt,
         quantization: Quantization {
             calibration: Calibration {
-                tokens: 600,
+                tokens: Some(600),
                 ..Calibration::default()
             },
             ..quantization

@@ -57,6 +57,13 @@ pub(crate) struct Calibrated {
     folder: CalibrationFolder,
 }
 
+/// Tokens that calibration looks at where nothing was said: what a decoder of this width makes of them is in memory twice, and
+/// takes no more than 256 MiB.
+#[cfg(feature = "verify")]
+fn usual_tokens(width: usize) -> usize {
+    (256 << 20) / (2 * 4 * width.max(1024))
+}
+
 #[cfg(feature = "verify")]
 impl Calibrated {
     /// Calibrates where the recipe asks for it. What an earlier run has left beside the bundle's place is used.
@@ -77,9 +84,10 @@ impl Calibrated {
             media_dir,
             tokens,
         } = &recipe.quantization.calibration;
+        let tokens = tokens.unwrap_or_else(|| usual_tokens(source.config.text.hidden_size));
         let samples = match datasets.as_slice() {
-            [] => default_samples(&processor, *tokens)?,
-            datasets => read_samples(processor, datasets, media_dir.as_deref(), *tokens)?,
+            [] => default_samples(&processor, tokens)?,
+            datasets => read_samples(processor, datasets, media_dir.as_deref(), tokens)?,
         };
         let entry = CalibrationEntry {
             samples: samples.len(),
@@ -145,5 +153,16 @@ impl Calibrated {
     )]
     pub(crate) fn remove(self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "verify"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_decoders_look_at_fewer_tokens() {
+        assert_eq!(usual_tokens(576), 32_768);
+        assert_eq!(usual_tokens(3584), 9_362);
     }
 }

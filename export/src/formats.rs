@@ -30,24 +30,14 @@ pub struct Quantization {
 }
 
 /// What calibration looks at.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Calibration {
     /// Datasets in any form that training reads; prose and photographs that come with the exporter where there are none.
     pub datasets: Vec<PathBuf>,
     /// Folder that pictures of the datasets are relative to.
     pub media_dir: Option<PathBuf>,
-    /// Most tokens that are read.
-    pub tokens: usize,
-}
-
-impl Default for Calibration {
-    fn default() -> Self {
-        Self {
-            datasets: Vec::new(),
-            media_dir: None,
-            tokens: 32_768,
-        }
-    }
+    /// Most tokens that are read; where nothing is said, as many as memory is taken for.
+    pub tokens: Option<usize>,
 }
 
 impl Default for Quantization {

@@ -33,9 +33,9 @@ pub(crate) struct IntegerOptions {
     /// Folder that pictures of --calibration are relative to
     #[arg(long, value_name = "DIR", requires = "calibration")]
     media_dir: Option<PathBuf>,
-    /// Most tokens that calibration looks at
-    #[arg(long, value_name = "N", default_value_t = 32_768)]
-    calibration_tokens: usize,
+    /// Most tokens that calibration looks at [default: 32768, fewer for decoders wider than 1024]
+    #[arg(long, value_name = "N")]
+    calibration_tokens: Option<usize>,
 }
 
 fn bits(word: &str) -> Result<Bits, String> {
@@ -86,7 +86,7 @@ impl IntegerOptions {
         if precision != Precision::Int4 && self.bits_per_weight.is_some() {
             return refuse("--bits-per-weight", "it goes with --int4");
         }
-        if self.calibration_tokens == 0 {
+        if self.calibration_tokens == Some(0) {
             return refuse("--calibration-tokens", "use at least 1");
         }
         let rounding = match (self.rounding, precision) {
