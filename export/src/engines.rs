@@ -2,7 +2,8 @@
 //!
 //! An engine is put beside the graphs, with a graph of one node that ONNX Runtime's provider runs it by.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -80,9 +81,9 @@ pub(crate) fn build_engines(
     progress: &dyn Progress,
 ) -> Result<Vec<EngineEntry>, Error> {
     let count = manifest.graphs.len() * request.cards.len();
-    let mut compiler = start(request, folder)?;
+    let mut compiler = Compiler::start(request, folder)?;
     let mut entries = Vec::new();
-    let stdout = compiler.stdout.take().map(BufReader::new);
+    let stdout = compiler.process.stdout.take().map(BufReader::new);
     for line in stdout.into_iter().flat_map(BufRead::lines) {
         let line = line.map_err(Error::io("read from", &request.python))?;
         progress.step("building engines", entries.len(), count);
@@ -93,48 +94,58 @@ pub(crate) fn build_engines(
             entries.push(entry(&built, folder, manifest)?);
         }
     }
-    finish(compiler, &request.python)?;
+    compiler.finish(&request.python)?;
     Ok(entries)
 }
 
-/// The script goes in by standard input, so that it needs no place of its own.
-fn start(request: &EngineRequest, folder: &Path) -> Result<Child, Error> {
-    let failed = Error::io("run", &request.python);
-    let mut compiler = Command::new(&request.python)
-        .arg("-")
-        .arg(folder)
-        .args(["--keep", "--json", "--cards"])
-        .args(request.cards.iter().map(|card| card.to_uppercase()))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = compiler.stdin.take() {
-        // Who has ended already says why later.
-        let _ended = stdin.write_all(SCRIPT.as_bytes());
-    }
-    Ok(compiler)
+/// A running compiler.
+struct Compiler {
+    process: Child,
+    /// What it complains of; in a file, since nobody reads it before the end.
+    complaints: File,
 }
 
-fn finish(mut compiler: Child, python: &Path) -> Result<(), Error> {
-    let mut words = String::new();
-    if let Some(mut stderr) = compiler.stderr.take() {
-        let _read = stderr.read_to_string(&mut words);
+impl Compiler {
+    /// The script goes in by standard input, so that it needs no place of its own.
+    fn start(request: &EngineRequest, folder: &Path) -> Result<Self, Error> {
+        let failed = || Error::io("run", &request.python);
+        let complaints = tempfile::tempfile().map_err(failed())?;
+        let mut process = Command::new(&request.python)
+            .arg("-")
+            .arg(folder)
+            .args(["--keep", "--json", "--cards"])
+            .args(request.cards.iter().map(|card| card.to_uppercase()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(complaints.try_clone().map_err(failed())?)
+            .spawn()
+            .map_err(failed())?;
+        if let Some(mut stdin) = process.stdin.take() {
+            // Who has ended already says why later.
+            let _ended = stdin.write_all(SCRIPT.as_bytes());
+        }
+        Ok(Self { process, complaints })
     }
-    let status = compiler.wait().map_err(Error::io("wait for", python))?;
-    if status.success() {
-        return Ok(());
+
+    fn finish(mut self, python: &Path) -> Result<(), Error> {
+        let failed = || Error::io("wait for", python);
+        if self.process.wait().map_err(failed())?.success() {
+            return Ok(());
+        }
+        let mut words = Vec::new();
+        self.complaints.rewind().map_err(failed())?;
+        self.complaints.read_to_end(&mut words).map_err(failed())?;
+        let words = String::from_utf8_lossy(&words);
+        let packages = PACKAGES.split_whitespace().collect::<Vec<_>>().join(" ");
+        Err(Error::Compiler {
+            python: python.to_owned(),
+            advice: match words.contains("No module named 'tensorrt_rtx_bindings'") {
+                true => format!("; install {packages} for it, or name one that has them with --python"),
+                false => String::new(),
+            },
+            words: words.trim().to_owned(),
+        })
     }
-    let packages = PACKAGES.split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(Error::Compiler {
-        python: python.to_owned(),
-        advice: match words.contains("No module named 'tensorrt_rtx_bindings'") {
-            true => format!("; install {packages} for it, or name one that has them with --python"),
-            false => String::new(),
-        },
-        words: words.trim().to_owned(),
-    })
 }
 
 /// Writes the graph that runs an engine.
@@ -228,9 +239,8 @@ mod tests {
         .unwrap();
         std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let request = EngineRequest::parse("rtx:sm89", &python).unwrap();
-        let error = finish(start(&request, folder.path()).unwrap(), &python)
-            .unwrap_err()
-            .to_string();
+        let compiler = Compiler::start(&request, folder.path()).unwrap();
+        let error = compiler.finish(&python).unwrap_err().to_string();
         assert!(
             error.contains("--python") && error.contains("tensorrt-rtx-cu13-bindings=="),
             "{error}"
