@@ -58,6 +58,9 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    if unknown := [card for card in args.cards if card not in known]:
+        sys.exit(f"there are no cards {' '.join(unknown)}; known are {' '.join(known)}")
     refused = 0
     for bundle in args.bundles:
         manifest = json.loads((bundle / "lwv.json").read_text())
