@@ -111,7 +111,7 @@ impl Driver {
     fn card(&self, index: u32) -> std::result::Result<Card, Failure> {
         let ordinal = c_int::try_from(index).unwrap_or(c_int::MAX);
         let (mut version, mut device) = (0, 0);
-        let (mut name, mut memory) = ([0 as c_char; 256], 0_usize);
+        let (mut name, mut memory) = ([0_u8; 256], 0_usize);
         #[expect(unsafe_code, reason = "functions of the C interface of CUDA's driver")]
         // SAFETY: names and types are those of `cuda.h`; every pointer is to a live value of the type that the function
         // writes, and the name's buffer is as long as said.
@@ -126,7 +126,7 @@ impl Driver {
             self.call("cuDeviceGet", |get: Get| get(&raw mut device, ordinal))?;
             let length = name.len() as c_int;
             self.call("cuDeviceGetName", |get: Name| {
-                get(name.as_mut_ptr(), length, device)
+                get(name.as_mut_ptr().cast(), length, device)
             })?;
             self.call("cuDeviceTotalMem_v2", |get: Memory| get(&raw mut memory, device))?;
         }
@@ -135,7 +135,6 @@ impl Driver {
             attribute(COMPUTE_CAPABILITY_MAJOR)?,
             attribute(COMPUTE_CAPABILITY_MINOR)?,
         ];
-        let name = name.map(c_char::cast_unsigned);
         let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
         Ok(Card {
             name: name.to_string_lossy().into_owned(),
