@@ -81,7 +81,7 @@ impl EngineShelf {
             engine.graph == graph
                 && engine.provider == self.device.to_string()
                 && engine.card == card
-                && engine.version.starts_with(&self.common.tensorrt)
+                && is_of_library(&engine.version, &self.common.tensorrt)
                 && source.is_some_and(|source| source.sha256 == engine.graph_sha256)
         };
         let engine = manifest.engines.iter().find(fits)?;
@@ -130,5 +130,24 @@ impl EngineShelf {
             building(reason.clone());
         }
         self.cache.load(&fingerprint, &state, with_engine)
+    }
+}
+
+/// Whether the version of an engine, `1.7.1.116`, is that of a library, `1.7.1`, which does not tell its build.
+fn is_of_library(engine: &str, library: &str) -> bool {
+    let rest = engine.strip_prefix(library);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_of_other_versions_do_not_fit() {
+        assert!(is_of_library("1.7.1.116", "1.7.1"));
+        assert!(is_of_library("1.7.1", "1.7.1"));
+        assert!(!is_of_library("1.7.10.3", "1.7.1"));
+        assert!(!is_of_library("1.8.0.9", "1.7.1"));
     }
 }

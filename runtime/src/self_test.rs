@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "needs ONNX Runtime"]
+    #[ignore = "needs ONNX Runtime; scripts/check fetches it and runs this"]
     fn the_processor_agrees_with_itself() {
         let library = crate::library::load(None).unwrap();
         let settings = GraphSettings {

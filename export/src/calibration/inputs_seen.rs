@@ -58,7 +58,7 @@ impl Seen {
         histogram.limit(range) / largest
     }
 
-    /// Takes in a sample, of which every `stride`-th row is kept.
+    /// Takes in one of `samples` samples, of which as many rows are kept as its share is, evenly spread.
     fn add(&mut self, x: &Tensor, samples: usize) -> lwv_train::Result<()> {
         let width = x.dims().last().copied().unwrap_or(1);
         let x = x.reshape(((), width))?;

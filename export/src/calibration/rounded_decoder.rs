@@ -27,7 +27,7 @@ pub(crate) struct RoundedDecoder<'a> {
 }
 
 impl<'a> RoundedDecoder<'a> {
-    /// With text of the last of `samples` that is nothing but text.
+    /// With the longest of `samples` that are text alone, or where there is none with text that comes with the exporter.
     ///
     /// # Errors
     /// The checkpoint cannot be run.
