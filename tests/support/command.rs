@@ -91,7 +91,7 @@ fn build(folder: &Path) {
     command
         .current_dir(workspace())
         .args(["build", "--quiet", "--locked", "--offline", "--bins"])
-        .args(["-p", "lwv-export", "-p", "lwv-runtime", "--profile", profile])
+        .args(["-p", "lwv-export", "-p", "lwv-write", "--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap());
     let built = Run::of(&mut command);
