@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lwv_model::{ElementType, contract};
+use lwv_model::contract;
 use lwv_processor::{PositionBuilder, Processor};
 
 use crate::bundle::Bundle;
@@ -23,9 +23,6 @@ pub const DEFAULT_KV_BUDGET: u64 = 4 << 30;
 
 /// Tokens in one run of prefill where nothing else was said.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
-
-/// The same over a cache of 8 bits: ONNX Runtime then keeps the scores of all tokens of a run, and fewer stay near the processor.
-const BYTE_CACHE_PREFILL_CHUNK: usize = 64;
 
 /// Tokens of a text, prompt included, that there must be memory for.
 const USUAL_TOKENS: usize = 4096;
@@ -65,10 +62,11 @@ pub struct EngineBuilder {
     device: Device,
     threads: Option<usize>,
     kv_budget: u64,
-    prefill_chunk: Option<usize>,
+    prefill_chunk: usize,
     library: Option<PathBuf>,
     check_hashes: bool,
     dequantize_once: bool,
+    library_attention: bool,
     engines: EngineCache,
     ignore_memory: bool,
     cancel: CancelToken,
@@ -95,10 +93,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Most tokens in one run of prefill; [`DEFAULT_PREFILL_CHUNK`] if not set, fewer over a cache of 8 bits. More is a little faster and takes more
+    /// Most tokens in one run of prefill; [`DEFAULT_PREFILL_CHUNK`] if not set. More is a little faster and takes more
     /// memory.
     pub fn prefill_chunk(mut self, tokens: usize) -> Self {
-        self.prefill_chunk = Some(tokens);
+        self.prefill_chunk = tokens;
         self
     }
 
@@ -119,6 +117,12 @@ impl EngineBuilder {
     /// on CPUs, bundles for TensorRT are ten times as fast with it and take four times the memory or more.
     pub fn dequantize_once(mut self) -> Self {
         self.dequantize_once = true;
+        self
+    }
+
+    /// Leaves attention over the cache to ONNX Runtime on processors too, to compare.
+    pub fn library_attention(mut self) -> Self {
+        self.library_attention = true;
         self
     }
 
@@ -165,6 +169,7 @@ impl EngineBuilder {
             device: self.device,
             threads,
             dequantize_once: self.dequantize_once,
+            own_attention: !self.library_attention,
             engines: None,
             plugin: None,
             file: None,
@@ -202,18 +207,14 @@ impl EngineBuilder {
 
     /// Most tokens in one run of prefill.
     fn chunk(&self, bundle: &Bundle) -> usize {
-        let usual = match bundle.cache_type() {
-            ElementType::Int8 => BYTE_CACHE_PREFILL_CHUNK,
-            _ => DEFAULT_PREFILL_CHUNK,
-        };
-        self.prefill_chunk.unwrap_or(usual).min(bundle.longest_chunk())
+        self.prefill_chunk.min(bundle.longest_chunk())
     }
 
     fn check_settings(&self, threads: usize) -> Result<()> {
         if threads == 0 {
             return Err(Error::setting("threads", threads, "use at least 1"));
         }
-        if self.prefill_chunk == Some(0) {
+        if self.prefill_chunk == 0 {
             return Err(Error::setting("prefill_chunk", 0, "use at least 1; 512 is usual"));
         }
         Ok(())
@@ -312,10 +313,11 @@ impl Engine {
             device: Device::Auto,
             threads: None,
             kv_budget: DEFAULT_KV_BUDGET,
-            prefill_chunk: None,
+            prefill_chunk: DEFAULT_PREFILL_CHUNK,
             library: None,
             check_hashes: false,
             dequantize_once: false,
+            library_attention: false,
             ignore_memory: false,
             engines: EngineCache::new(EngineCache::usual_folder(), DEFAULT_ENGINE_LIMIT),
             cancel: CancelToken::new(),

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lwv_model::{Dimension, ElementType, GraphContract, TensorContract};
+use lwv_model::{Dimension, ElementType, GraphContract, TensorContract, contract};
 use ort::environment::Environment;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session};
@@ -10,6 +10,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use crate::bundle::{Bundle, compare_contracts};
 use crate::cancel::Interrupt;
 use crate::error::{Error, Inner, Result};
+use crate::group_query_attention;
 use crate::provider::{Assignment, Device};
 
 /// How graphs are loaded.
@@ -20,6 +21,8 @@ pub(crate) struct GraphSettings {
     pub(crate) threads: usize,
     /// Whether integer weights become floats at load.
     pub(crate) dequantize_once: bool,
+    /// Whether a decoder's attention is computed by our own kernel, where that is faster.
+    pub(crate) own_attention: bool,
     /// Folder of the graph's engine.
     pub(crate) engines: Option<PathBuf>,
     /// A provider's library that is loaded by itself.
@@ -47,7 +50,13 @@ impl Graph {
             environment: &settings.environment,
         };
         let path = settings.file.clone().unwrap_or_else(|| bundle.graph_path(name));
-        let session = open(&path, settings, &assignment).map_err(|e| {
+        let settings = GraphSettings {
+            own_attention: settings.own_attention
+                && name == contract::DECODER
+                && group_query_attention::replaces(bundle, settings.device),
+            ..settings.clone()
+        };
+        let session = open(&path, &settings, &assignment).map_err(|e| {
             if e.kind() == crate::ErrorKind::Inference {
                 named(name, &e)
             } else {
@@ -82,6 +91,10 @@ fn open(path: &Path, settings: &GraphSettings, assignment: &Assignment<'_>) -> R
     let builder = match settings.dequantize_once {
         // Else `DequantizeLinear` is kept for kernels of integers, which CPUs have for few graphs.
         true => builder.with_config_entry("session.disable_quant_qdq", "1")?,
+        false => builder,
+    };
+    let builder = match settings.own_attention {
+        true => builder.with_operators(group_query_attention::domain()?)?,
         false => builder,
     };
     let mut builder = settings.device.register(builder, assignment)?;

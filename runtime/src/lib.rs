@@ -24,6 +24,7 @@ mod estimate;
 mod file_hash;
 mod generation;
 mod graph;
+mod group_query_attention;
 mod kv_cache;
 mod library;
 mod ort_decoder;

@@ -86,6 +86,7 @@ mod tests {
             device: Device::Cpu,
             threads: 1,
             dequantize_once: false,
+            own_attention: false,
             engines: None,
             plugin: None,
             file: None,

@@ -108,9 +108,9 @@ pub(crate) struct Arguments {
     /// Most memory for the cache, in MiB.
     #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_KV_BUDGET >> 20)]
     kv_budget_mib: u64,
-    /// Prompt tokens that are computed at once [default: 512, over a cache of 8 bits 64].
-    #[arg(long, value_name = "N")]
-    prefill_chunk: Option<usize>,
+    /// Prompt tokens that are computed at once.
+    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_PREFILL_CHUNK)]
+    prefill_chunk: usize,
     /// Where engines are kept that TensorRT builds; by default in the user's cache.
     #[arg(long, value_name = "DIR")]
     engines: Option<PathBuf>,
@@ -120,6 +120,10 @@ pub(crate) struct Arguments {
     /// Load the bundle even if there is too little memory for it.
     #[arg(long)]
     ignore_memory: bool,
+
+    /// Leave attention over the cache to ONNX Runtime on processors too, to compare.
+    #[arg(long)]
+    library_attention: bool,
     /// ONNX Runtime's shared library; by default it is looked for.
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -153,11 +157,12 @@ pub(crate) struct Recipe {
     pub(crate) device: Device,
     pub(crate) threads: Option<usize>,
     pub(crate) kv_budget_mib: u64,
-    pub(crate) prefill_chunk: Option<usize>,
+    pub(crate) prefill_chunk: usize,
     #[serde(skip)]
     pub(crate) engines: EngineCache,
     #[serde(skip)]
     pub(crate) ignore_memory: bool,
+    pub(crate) library_attention: bool,
     pub(crate) onnxruntime: Option<PathBuf>,
     pub(crate) check_hashes: bool,
     pub(crate) out: Option<PathBuf>,
@@ -197,6 +202,7 @@ impl Arguments {
             kv_budget_mib: self.kv_budget_mib,
             prefill_chunk: self.prefill_chunk,
             ignore_memory: self.ignore_memory,
+            library_attention: self.library_attention,
             onnxruntime: self.onnxruntime,
             check_hashes: self.check_hashes,
             out: self.out,

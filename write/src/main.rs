@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     if arguments.estimate || arguments.list_engines {
         return overview(&arguments);
     }
-    environment::prepare(arguments.bundle());
+    environment::prepare();
     let cancel = CancelToken::new();
     let outcome = catch_interrupts(&cancel).and_then(|()| run(&arguments.resolve()?, &cancel));
     match outcome {
@@ -122,6 +122,7 @@ fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<En
     let mut builder = Engine::builder(&recipe.bundle)
         .device(recipe.device)
         .kv_budget(recipe.kv_budget_mib << 20)
+        .prefill_chunk(recipe.prefill_chunk)
         .engines(recipe.engines.clone())
         .cancel(cancel.clone())
         .on_progress(move |step| progress.load(&step));
@@ -131,11 +132,11 @@ fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<En
     if let Some(library) = &recipe.onnxruntime {
         builder = builder.library(library);
     }
-    if let Some(tokens) = recipe.prefill_chunk {
-        builder = builder.prefill_chunk(tokens);
-    }
     if recipe.ignore_memory {
         builder = builder.ignore_memory();
+    }
+    if recipe.library_attention {
+        builder = builder.library_attention();
     }
     if recipe.check_hashes {
         builder = builder.check_hashes();

@@ -1,0 +1,56 @@
+//! Attention of a decoder over its cache, on processors.
+//!
+//! Heads that share keys are computed together, so that every row of the cache is read once for all of them; caches of 8 bits
+//! are widened tile by tile in the first cache. A long text's attention is bound by reading the cache then, not by
+//! instructions.
+//!
+//! - [`Cache`] appends keys and values ([`Cache::append`]); [`Rotation`] turns queries and keys by their positions.
+//! - [`Attention::attend`] computes softmax(q kᵀ) v for new tokens, each of which sees what is before it, in tiles with a running
+//!   maximum (arXiv 2205.14135), divided into tasks that whoever calls spreads over threads.
+//!
+//! Nothing here knows a model, a graph or a runtime, and nothing is unsafe: vector instructions come from `pulp`.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod attend;
+mod cache;
+mod exponential;
+mod product;
+mod rotation;
+mod softmax;
+mod tile;
+
+pub use attend::{Attention, Scratch, Tasks};
+pub use cache::{Cache, Element, Scales};
+pub use exponential::fast_exp;
+pub use rotation::Rotation;
+
+/// How many heads there are, and how wide they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of queries: a multiple of those of keys and values.
+    pub query: usize,
+    /// Heads of keys and values.
+    pub key_value: usize,
+    /// Width of a head: a multiple of 16.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Whether these can be computed here.
+    pub fn are_supported(&self) -> bool {
+        self.dim > 0
+            && self.dim.is_multiple_of(16)
+            && self.key_value > 0
+            && self.query.is_multiple_of(self.key_value)
+    }
+
+    /// Heads of queries that share one of keys and values.
+    pub fn group(&self) -> usize {
+        self.query / self.key_value
+    }
+}
+
+/// Whether this processor has the vector instructions that make this fast. Without them everything is right, and slow.
+pub fn is_fast() -> bool {
+    cfg!(target_arch = "aarch64") || !matches!(pulp::Arch::new(), pulp::Arch::Scalar)
+}

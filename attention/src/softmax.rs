@@ -1,0 +1,64 @@
+use pulp::Simd;
+
+use crate::exponential::fast_exp;
+
+/// The softmax of a row of scores that come tile by tile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunningSoftmax {
+    /// The largest score so far.
+    pub(crate) largest: f32,
+    /// Sum of exponentials of scores less the largest.
+    pub(crate) sum: f32,
+}
+
+impl RunningSoftmax {
+    pub(crate) const EMPTY: Self = Self {
+        largest: f32::NEG_INFINITY,
+        sum: 0.0,
+    };
+
+    /// Turns `scores`, whose length is a multiple of the lanes, into weights; the first `visible` of them count and the others
+    /// become 0. Returns what everything that was weighed before is to be multiplied by.
+    #[inline(always)]
+    pub(crate) fn weigh<S: Simd>(&mut self, simd: S, scores: &mut [f32], visible: usize) -> f32 {
+        scores[visible..].fill(f32::NEG_INFINITY);
+        let largest = self.largest.max(largest(simd, scores));
+        if largest == f32::NEG_INFINITY {
+            scores.fill(0.0);
+            return 1.0;
+        }
+        for score in scores.iter_mut() {
+            *score = fast_exp(*score - largest);
+        }
+        // The exponential of nothing is a tiny number.
+        scores[visible..].fill(0.0);
+        let factor = if self.largest == f32::NEG_INFINITY {
+            0.0
+        } else {
+            fast_exp(self.largest - largest)
+        };
+        self.sum = self.sum * factor + sum(simd, scores);
+        self.largest = largest;
+        factor
+    }
+}
+
+#[inline(always)]
+fn largest<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let (vectors, _) = S::as_simd_f32s(values);
+    let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
+    for vector in vectors {
+        largest = simd.max_f32s(largest, *vector);
+    }
+    simd.reduce_max_f32s(largest)
+}
+
+#[inline(always)]
+fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let (vectors, _) = S::as_simd_f32s(values);
+    let mut sum = simd.splat_f32s(0.0);
+    for vector in vectors {
+        sum = simd.add_f32s(sum, *vector);
+    }
+    simd.reduce_sum_f32s(sum)
+}

@@ -1,0 +1,162 @@
+use pulp::{Simd, WithSimd};
+
+use crate::cache::Element;
+use crate::product::{KEYS_AT_ONCE, View, add_product, dots};
+use crate::softmax::RunningSoftmax;
+
+/// Keys that are looked at together: their rows, widened, stay in the first cache.
+pub(crate) const KEYS: usize = 64;
+
+/// Up to so many rows of queries, keys are multiplied as they lie; for more it pays to turn them over.
+const FEW_ROWS: usize = 12;
+
+/// Rows of queries that are multiplied with a key together.
+const ROWS: usize = 3;
+
+/// Memory of a thread.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    pub(crate) queries: Vec<f32>,
+    scores: Vec<f32>,
+    wide: Vec<f32>,
+    turned: Vec<f32>,
+}
+
+/// Attention of some rows of queries over some keys of one head: one task of many.
+pub(crate) struct RowsOverKeys<'a, T> {
+    pub(crate) dim: usize,
+    /// Keys and values of the head, `[capacity, dim]`.
+    pub(crate) keys: &'a [T],
+    pub(crate) values: &'a [T],
+    /// Which of them.
+    pub(crate) range: std::ops::Range<usize>,
+    /// Rows of queries that see the same keys stand together, so many of them.
+    pub(crate) group: usize,
+    /// Keys that the first of them see; every further group sees one more.
+    pub(crate) first_sees: usize,
+    /// Queries `[rows, dim]`, scaled, in `queries`.
+    pub(crate) room: &'a mut Room,
+    /// A softmax of each row, and `[rows, dim]`: what each takes of the values so far.
+    pub(crate) softmax: &'a mut [RunningSoftmax],
+    pub(crate) taken: &'a mut [f32],
+}
+
+impl<T: Element> WithSimd for RowsOverKeys<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (rows, dim) = (self.softmax.len(), self.dim);
+        let Room {
+            queries,
+            scores,
+            wide,
+            turned,
+        } = self.room;
+        scores.resize(rows * KEYS, 0.0);
+        wide.resize(KEYS * dim, 0.0);
+        turned.resize(KEYS * dim, 0.0);
+        let mut start = self.range.start;
+        while start < self.range.end {
+            let count = KEYS.min(self.range.end - start);
+            let tile = start * dim..(start + count) * dim;
+            let (keys, values) = (&self.keys[tile.clone()], &self.values[tile]);
+            let wide = &mut wide[..count * dim];
+            if rows <= ROWS {
+                score_few(simd, scores, queries, keys, dim);
+            } else if rows <= FEW_ROWS {
+                score_few(simd, scores, queries, T::widen(keys, wide), dim);
+            } else {
+                score_many(simd, scores, queries, T::widen(keys, wide), turned, dim);
+            }
+            for (row, softmax) in self.softmax.iter_mut().enumerate() {
+                let sees = self.first_sees + row / self.group;
+                let visible = sees.saturating_sub(start).min(count);
+                let scores = &mut scores[row * KEYS..(row + 1) * KEYS];
+                let factor = softmax.weigh(simd, scores, visible);
+                if factor != 1.0 {
+                    let taken = &mut self.taken[row * dim..(row + 1) * dim];
+                    taken.iter_mut().for_each(|value| *value *= factor);
+                }
+            }
+            let (sizes, weights) = ([rows, count, dim], View::new(scores, KEYS));
+            if rows <= ROWS {
+                add_product(simd, self.taken, dim, weights, View::new(values, dim), sizes);
+            } else {
+                let values = View::new(T::widen(values, wide), dim);
+                add_product(simd, self.taken, dim, weights, values, sizes);
+            }
+            start += count;
+        }
+    }
+}
+
+/// Scores of rows of queries, `[rows, KEYS]`, some keys at once. Rows of `keys` behind the last are of no meaning.
+#[inline(always)]
+fn score_few<S: Simd, T: Element>(simd: S, scores: &mut [f32], queries: &[f32], keys: &[T], dim: usize) {
+    let rows = scores.chunks_mut(ROWS * KEYS).zip(queries.chunks(ROWS * dim));
+    for (scores, queries) in rows {
+        match queries.len() / dim {
+            3 => score_rows::<S, T, 3>(simd, scores, queries, keys, dim),
+            2 => score_rows::<S, T, 2>(simd, scores, queries, keys, dim),
+            _ => score_rows::<S, T, 1>(simd, scores, queries, keys, dim),
+        }
+    }
+}
+
+#[inline(always)]
+fn score_rows<S: Simd, T: Element, const R: usize>(
+    simd: S,
+    scores: &mut [f32],
+    queries: &[f32],
+    keys: &[T],
+    dim: usize,
+) {
+    let queries: [&[f32]; R] = rows(queries, dim);
+    let last = keys.len() / dim - 1;
+    for first in (0..=last).step_by(KEYS_AT_ONCE) {
+        // At the end the last key is taken again, into places that nobody looks at.
+        let mut together = [keys; KEYS_AT_ONCE];
+        for (offset, key) in together.iter_mut().enumerate() {
+            *key = row(keys, dim, (first + offset).min(last));
+        }
+        for (row, of_row) in dots(simd, queries, together).into_iter().enumerate() {
+            scores[row * KEYS + first..][..KEYS_AT_ONCE].copy_from_slice(&of_row);
+        }
+    }
+}
+
+#[inline(always)]
+fn row<T>(rows: &[T], dim: usize, index: usize) -> &[T] {
+    &rows[index * dim..][..dim]
+}
+
+#[inline(always)]
+fn rows<const R: usize>(all: &[f32], dim: usize) -> [&[f32]; R] {
+    let mut rows = [all; R];
+    for (index, part) in rows.iter_mut().enumerate() {
+        *part = row(all, dim, index);
+    }
+    rows
+}
+
+/// Scores of rows of queries, `[rows, KEYS]`, as a product with the keys turned over.
+#[inline(always)]
+fn score_many<S: Simd>(
+    simd: S,
+    scores: &mut [f32],
+    queries: &[f32],
+    keys: &[f32],
+    turned: &mut [f32],
+    dim: usize,
+) {
+    for (index, key) in keys.chunks_exact(dim).enumerate() {
+        for (channel, value) in key.iter().enumerate() {
+            turned[channel * KEYS + index] = *value;
+        }
+    }
+    scores.fill(0.0);
+    let rows = scores.len() / KEYS;
+    let (queries, keys) = (View::new(queries, dim), View::new(turned, KEYS));
+    add_product(simd, scores, KEYS, queries, keys, [rows, dim, KEYS]);
+}

@@ -1,0 +1,108 @@
+//! Attention by our own kernel beside ONNX Runtime's: the same graphs, the same texts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::path::{Path, PathBuf};
+
+use lwv_export::{Quantization, Recipe};
+use lwv_model::Precision;
+use lwv_runtime::{Device, Engine};
+use lwv_tests::{Case, Random, bundle, export_into, library, recipe, scratch};
+
+/// Furthest that scores may be apart: sums of 32 bits in another order.
+const ROUNDING: f32 = 2e-4;
+
+/// Queries and keys of 8 bits, rounded before they are written; a score next to a half may round the other way.
+const EIGHT_BITS: f32 = 2e-2;
+
+fn engine(bundle: &Path, chunk: usize, own: bool) -> Engine {
+    let builder = Engine::builder(bundle).device(Device::Cpu).threads(2);
+    let builder = builder.prefill_chunk(chunk).library(library());
+    let builder = if own { builder } else { builder.library_attention() };
+    builder.build().unwrap()
+}
+
+/// Scores after prompts of growing length, and after going back and on.
+fn scores(engine: &Engine) -> Vec<Vec<f32>> {
+    let mut decoder = engine.decoder().unwrap();
+    // Little first, so that the cache has to grow.
+    decoder.reserve(8).unwrap();
+    let axes = engine.bundle().config().position_axes();
+    let last_id = engine.bundle().config().text.vocab_size - 1;
+    let mut random = Random::new(7);
+    let mut scores = Vec::new();
+    for count in [1, 1, 6, 60, 1, 150, 3, 1] {
+        if count == 3 {
+            decoder.truncate(100);
+        }
+        let start = decoder.length();
+        decoder.reserve(start + count).unwrap();
+        let ids: Vec<u32> = (0..count).map(|_| random.between(0, last_id) as u32).collect();
+        for (index, ids) in ids.chunks(decoder.chunk()).enumerate() {
+            let first = start + index * decoder.chunk();
+            let positions: Vec<i64> = (0..axes)
+                .flat_map(|_| (first..first + ids.len()).map(|position| position as i64))
+                .collect();
+            decoder.embed(ids).unwrap();
+            decoder.prefill(ids.len(), &positions).unwrap();
+        }
+        scores.push(decoder.logits().to_vec());
+    }
+    scores
+}
+
+fn compare(bundle: &Path, limit: f32) {
+    let of_library = scores(&engine(bundle, 64, false));
+    for chunk in [64, 17, 512] {
+        let own = scores(&engine(bundle, chunk, true));
+        for (step, (own, library)) in own.iter().zip(&of_library).enumerate() {
+            let differences = own
+                .iter()
+                .zip(library)
+                .map(|(own, library)| (own - library).abs());
+            let furthest = differences.fold(0.0, f32::max);
+            assert!(
+                furthest <= limit,
+                "{}, chunk {chunk}, step {step}: {furthest}",
+                bundle.display()
+            );
+        }
+        assert_ne!(own, of_library, "both were computed by the same kernel");
+    }
+}
+
+#[test]
+fn floats_give_the_same_scores() {
+    for name in ["llama", "nested_f32"] {
+        compare(&bundle(&Case::load(name).dir, Precision::Fp32), ROUNDING);
+    }
+}
+
+/// Queries, keys and values in one tensor, rotated inside.
+#[test]
+fn packed_rows_give_the_same_scores() {
+    compare(&integers("attention-int8", Quantization::default()), ROUNDING);
+}
+
+#[test]
+fn eight_bits_give_the_same_scores() {
+    let quantization = Quantization {
+        int8_cache: true,
+        ..Quantization::default()
+    };
+    compare(&integers("attention-int8-cache", quantization), EIGHT_BITS);
+}
+
+fn integers(name: &str, quantization: Quantization) -> PathBuf {
+    let folder = scratch().join(name);
+    let case = Case::load("llama");
+    let recipe = Recipe {
+        quantization,
+        ..recipe(&case.dir, &folder, Precision::Int8, None)
+    };
+    export_into(&recipe).unwrap();
+    folder
+}
