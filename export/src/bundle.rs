@@ -1,23 +1,22 @@
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lwv_model::{
-    Adapter, Checkpoint, ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest,
-    ModelConfig, Precision, QuantizationEntry, Target, TensorRtVersion, contract, expected_weights,
+    ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig, Precision,
+    QuantizationEntry, Target, contract,
 };
-use lwv_processor::{ImageProcessor, Processor};
 use lwv_quantize::Bits;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::calibrated::Calibrated;
 use crate::engines::{EngineRequest, build_engines};
-use crate::float_weights::open_weights;
-use crate::formats::{Formats, Quantization, Rounding};
+use crate::formats::{Formats, Rounding};
 use crate::graphs::{self, Graph};
 use crate::lower::check_for_tensorrt;
 use crate::profiles::profiles;
+use crate::recipe::Recipe;
 use crate::sizes::matrix_bits;
+use crate::source::{Source, weight_bytes};
 use crate::staging::Staging;
 use crate::weights::WeightStore;
 use crate::{Error, side_files};
@@ -25,77 +24,6 @@ use crate::{Error, side_files};
 /// Weights of a graph above this many bytes stand in a file beside it, which ONNX Runtime maps instead of copying;
 /// below, they stand in the graph.
 const EXTERNAL_ABOVE: u64 = 64 << 20;
-
-/// What to export and how: the resolved settings, saved in the bundle as `recipe.json`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Recipe {
-    /// The checkpoint's folder.
-    pub checkpoint: PathBuf,
-    /// The bundle's folder.
-    pub bundle: PathBuf,
-    /// A LoRA to merge.
-    pub adapter: Option<PathBuf>,
-    /// Precision of all graphs.
-    pub precision: Precision,
-    /// Text that the parity report measures on; ours where there is none.
-    pub held_out: Option<PathBuf>,
-    /// Whether the checkpoint is run on samples before it is written in 16 bits, so that what would overflow stays in 32.
-    pub guard: bool,
-    /// Matrices that stay in 32 bits where the others have 16, by canonical name, each with the reason.
-    pub islands: BTreeMap<String, String>,
-    /// How integer weights are made, where the precision has any.
-    pub quantization: Quantization,
-    /// What the graphs are lowered for.
-    pub target: Target,
-    /// Engines that are built with the bundle, where the target has any.
-    pub engines: Option<EngineRequest>,
-    /// The oldest TensorRT that must take the graphs, where they are lowered for it; where nothing is said, the oldest of all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tensorrt_version: Option<TensorRtVersion>,
-}
-
-impl Recipe {
-    /// Checks that the target has what is wanted of it.
-    fn check(&self) -> Result<(), Error> {
-        const VERSION: &str = "--tensorrt-version";
-        match (self.target, self.tensorrt_version) {
-            (Target::TensorRt, Some(version)) if version < TensorRtVersion::OLDEST => {
-                let reason = format!("{version} is older than {}", TensorRtVersion::OLDEST);
-                return Err(Error::Setting(VERSION, reason));
-            }
-            (Target::TensorRt, _) => (),
-            (_, Some(_)) => {
-                return Err(Error::Setting(
-                    VERSION,
-                    "it goes with --target tensorrt".to_owned(),
-                ));
-            }
-            (_, None) => return Ok(()),
-        }
-        let quantization = &self.quantization;
-        let mut bits = quantization
-            .head_bits
-            .iter()
-            .chain(quantization.overrides.values());
-        let refused = [
-            ("--int8-cache", quantization.int8_cache),
-            ("--bits-per-weight", quantization.bits_per_weight.is_some()),
-            ("--head-bits", bits.any(|bits| *bits == Bits::Eight)),
-        ];
-        match refused.into_iter().find(|(_, wanted)| *wanted) {
-            Some((option, _)) => Err(Error::Setting(option, "it goes with --target ort".to_owned())),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the checkpoint must be run on samples to make integers.
-    pub(crate) fn is_calibrated(&self) -> bool {
-        let rounds_activations = self.target == Target::TensorRt && self.precision == Precision::Int8;
-        rounds_activations
-            || self.quantization.rounding == Rounding::Compensated
-            || self.quantization.int8_cache
-    }
-}
 
 /// What an export wrote.
 #[derive(Debug, Clone, Serialize)]
@@ -176,91 +104,6 @@ fn add_engines(
         add_file(manifest, folder, &file.replace(".onnx", ".engine"))?;
     }
     Ok(())
-}
-
-/// The opened and checked checkpoint.
-pub(crate) struct Source {
-    pub(crate) config: ModelConfig,
-    checkpoint: Checkpoint,
-    adapter: Option<Adapter>,
-    images: Option<ImageProcessor>,
-}
-
-impl Source {
-    /// Checks everything that can be checked before a byte is written.
-    fn open(recipe: &Recipe) -> Result<Self, Error> {
-        let dir = &recipe.checkpoint;
-        let config = ModelConfig::from_dir(dir)?;
-        let checkpoint = open_weights(dir, &config)?;
-        checkpoint.check(&config)?;
-        let adapter = recipe.adapter.as_deref().map(Adapter::open).transpose()?;
-        if let Some(adapter) = &adapter {
-            adapter.check(&config)?;
-        }
-        if !dir.join("tokenizer.json").exists() {
-            let reason = "a bundle must turn text into tokens; save the fast tokenizer there";
-            return Err(Error::MissingFile {
-                dir: dir.clone(),
-                file: "tokenizer.json",
-                reason,
-            });
-        }
-        // Opened only to be checked: the runtime will read the same files from the bundle.
-        Processor::from_dir(dir)?;
-        let images = config
-            .vision
-            .as_ref()
-            .map(|_| ImageProcessor::from_dir(dir))
-            .transpose()?;
-        Ok(Self {
-            config,
-            checkpoint,
-            adapter,
-            images,
-        })
-    }
-
-    /// Bytes of weights that an export reads; a table used by two graphs is read once.
-    fn bytes(&self) -> Result<u64, Error> {
-        weight_bytes(self, |_| true)
-    }
-
-    /// A hash that tells this source from others without reading all of its weights.
-    pub(crate) fn id(&self) -> Result<String, Error> {
-        let mut hash = Sha256::new();
-        hash.update(format!("{:?}", self.config));
-        if let Ok(manifest) = Manifest::from_dir(self.checkpoint.dir()) {
-            // A bundle's weights are told from others by where they came from, and in which precision they are.
-            let precisions: Vec<_> = manifest.graphs.values().map(|graph| graph.precision).collect();
-            hash.update(format!("{} {precisions:?}", manifest.source));
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        let files = self
-            .checkpoint
-            .files()
-            .chain(self.adapter.iter().map(Adapter::path));
-        for file in files {
-            let metadata = std::fs::metadata(file).map_err(Error::io("read", file))?;
-            let modified = metadata.modified().map_err(Error::io("read", file))?;
-            hash.update(format!("{:?} {} {modified:?}", file.file_name(), metadata.len()));
-        }
-        for name in self.checkpoint.names() {
-            hash.update(name);
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-}
-
-fn weight_bytes(source: &Source, include: impl Fn(&str) -> bool) -> Result<u64, Error> {
-    let weights = expected_weights(&source.config);
-    let sizes = weights
-        .iter()
-        .filter(|(name, _)| include(name))
-        .map(|(name, shape)| {
-            let info = source.checkpoint.find(name, shape)?;
-            Ok((shape.iter().product::<usize>() * info.stored.size()) as u64)
-        });
-    sizes.sum()
 }
 
 fn write_bundle(

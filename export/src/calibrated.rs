@@ -3,13 +3,13 @@ use lwv_model::{CalibrationEntry, Checkpoint};
 use lwv_processor::Processor;
 
 use crate::activations::ActivationScales;
-use crate::bundle::Source;
 #[cfg(feature = "verify")]
 use crate::calibration::{
     CalibrationFolder, activation_scales, calibrate, default_samples, digest, read_samples,
 };
 #[cfg(feature = "verify")]
 use crate::formats::{Calibration, Formats, WeightFormat};
+use crate::source::Source;
 use crate::{Error, Progress, Recipe};
 
 /// Quantized matrices that calibration has made, in files beside the bundle's place: for each weight its codes and scales.

@@ -29,10 +29,12 @@ mod ops;
 mod profiles;
 #[cfg(feature = "verify")]
 mod prompts;
+mod recipe;
 #[cfg(feature = "verify")]
 mod sensitivity;
 mod side_files;
 mod sizes;
+mod source;
 mod staging;
 mod value;
 #[cfg(feature = "verify")]
@@ -40,12 +42,13 @@ pub mod verify;
 mod weights;
 
 pub use activations::ActivationRange;
-pub use bundle::{Check, Progress, Recipe, Summary, export};
+pub use bundle::{Check, Progress, Summary, export};
 pub use engines::EngineRequest;
 pub use error::Error;
 pub use formats::{Calibration, Quantization, Rounding};
 #[cfg(feature = "verify")]
 pub use loss_chart::plot_losses;
+pub use recipe::Recipe;
 #[cfg(feature = "verify")]
 pub use sensitivity::{PartLoss, sensitivity};
 pub use sizes::{PlannedBytes, planned_bytes};

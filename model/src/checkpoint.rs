@@ -1,107 +1,21 @@
+mod error;
+mod shard;
+mod stored_type;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+pub use self::error::CheckpointError;
+use self::shard::{Shard, describe, indexed_shards, map};
+pub use self::stored_type::StoredType;
 use crate::{ModelConfig, WeightNames, expected_weights};
 
 /// Bytes read at a time by the bounded readers.
 const CHUNK_BYTES: usize = 4 << 20;
-
-/// Why a checkpoint cannot be used. Every message names the file, and the tensor where there is one.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CheckpointError {
-    /// The folder holds no weights.
-    #[error("`{0}` holds neither `model.safetensors` nor `model.safetensors.index.json`")]
-    NoWeights(PathBuf),
-    /// The index names a shard that is not there.
-    #[error("`{index}` names the shard `{shard}`, which is missing; fetch it again")]
-    MissingShard {
-        /// The index file.
-        index: PathBuf,
-        /// The shard.
-        shard: String,
-    },
-    /// A file cannot be read.
-    #[error("cannot read `{path}`: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file is not what its name says, is cut short, or its header contradicts its contents.
-    #[error("`{path}` is not a sound safetensors file: {message}")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
-    /// A weight that the configuration calls for is in no file.
-    #[error("the checkpoint `{dir}` has no tensor `{name}`")]
-    MissingWeight {
-        /// The checkpoint.
-        dir: PathBuf,
-        /// Canonical name.
-        name: String,
-    },
-    /// A weight has another shape than the configuration says.
-    #[error("tensor `{name}` in `{path}` has shape {got:?}; the configuration calls for {expected:?}")]
-    WeightShape {
-        /// The file.
-        path: PathBuf,
-        /// Name in the file.
-        name: String,
-        /// What the configuration calls for.
-        expected: Vec<usize>,
-        /// What the file holds.
-        got: Vec<usize>,
-    },
-    /// A weight is stored in a type that is no float of 16 or 32 bits.
-    #[error("tensor `{name}` in `{path}` has type {got}; supported are F32, F16 and BF16")]
-    WeightType {
-        /// The file.
-        path: PathBuf,
-        /// Name in the file.
-        name: String,
-        /// What the file holds.
-        got: String,
-    },
-    /// An adapter cannot be used.
-    #[error("the adapter `{path}` cannot be used: {message}")]
-    Adapter {
-        /// The adapter's file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
-}
-
-/// Type in which a checkpoint stores a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoredType {
-    /// 32-bit float.
-    F32,
-    /// 16-bit float.
-    F16,
-    /// 16-bit brain float.
-    BF16,
-}
-
-impl StoredType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-}
 
 /// Where and how one tensor is stored.
 #[derive(Debug, Clone)]
@@ -139,13 +53,6 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     /// File name → tensor, for tensors of every type.
     tensors: BTreeMap<String, Stored>,
-}
-
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    file: File,
-    map: Mmap,
 }
 
 #[derive(Debug)]
@@ -392,7 +299,7 @@ impl Checkpoint {
     ) -> Result<(), E> {
         let mut floats = Vec::new();
         self.read_bytes(info, |bytes| {
-            widen(info.stored, bytes, &mut floats);
+            info.stored.widen(bytes, &mut floats);
             take(&mut floats)
         })
     }
@@ -434,95 +341,10 @@ impl Checkpoint {
     }
 }
 
-#[expect(unsafe_code, reason = "memory mapping")]
-fn map(path: &Path) -> Result<(File, Mmap), CheckpointError> {
-    let read = |source| CheckpointError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(read)?;
-    if file.metadata().map_err(read)?.len() == 0 {
-        let message = "the file is empty".into();
-        return Err(CheckpointError::Malformed {
-            path: path.to_owned(),
-            message,
-        });
-    }
-    // SAFETY: the map is read-only and private. A checkpoint that another program rewrites while it is read
-    // would show changed bytes, as with any reader.
-    let map = unsafe { Mmap::map(&file) }.map_err(read)?;
-    Ok((file, map))
-}
-
-/// The shards that an index names, each checked to be there.
-fn indexed_shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let text = std::fs::read_to_string(index).map_err(|source| CheckpointError::Read {
-        path: index.to_owned(),
-        source,
-    })?;
-    let parsed: Index = serde_json::from_str(&text).map_err(|e| CheckpointError::Malformed {
-        path: index.to_owned(),
-        message: e.to_string(),
-    })?;
-    let shards: std::collections::BTreeSet<String> = parsed.weight_map.into_values().collect();
-    let present = |shard: String| {
-        let path = dir.join(&shard);
-        if path.exists() {
-            Ok(path)
-        } else {
-            Err(CheckpointError::MissingShard {
-                index: index.to_owned(),
-                shard,
-            })
-        }
-    };
-    shards.into_iter().map(present).collect()
-}
-
-fn describe(error: &safetensors::SafeTensorError, length: usize) -> String {
-    use safetensors::SafeTensorError as E;
-    match error {
-        E::MetadataIncompleteBuffer | E::InvalidHeaderLength | E::HeaderTooSmall => {
-            format!(
-                "the header and the file's {length} bytes disagree; the file is probably cut short ({error})"
-            )
-        }
-        _ => error.to_string(),
-    }
-}
-
-/// Widens little-endian elements to f32; `floats` is overwritten.
-fn widen(stored: StoredType, bytes: &[u8], floats: &mut Vec<f32>) {
-    floats.resize(bytes.len() / stored.size(), 0.0);
-    match stored {
-        StoredType::F32 => {
-            for (float, bytes) in floats.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *float = f32::from_le_bytes(*bytes);
-            }
-        }
-        StoredType::BF16 => {
-            for (float, bytes) in floats.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *float = bf16::from_le_bytes(*bytes).to_f32();
-            }
-        }
-        StoredType::F16 => {
-            let halves: Vec<f16> = bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|bytes| f16::from_le_bytes(*bytes))
-                .collect();
-            halves.convert_to_f32_slice(floats);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
