@@ -5,7 +5,6 @@ use lwv_model::{
     ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig, Precision,
     QuantizationEntry, Target, contract,
 };
-use lwv_quantize::Bits;
 use serde::Serialize;
 
 use crate::calibrated::Calibrated;
@@ -281,8 +280,8 @@ fn with_budget(recipe: &Recipe, source: &Source, progress: &dyn Progress) -> Res
     let losses = crate::sensitivity(&recipe, progress)?;
     let measured: usize = losses.iter().map(|part| part.weights).sum();
     let all = matrix_bits(&recipe, &source.config);
-    let of_losses =
-        crate::budget::bits_per_weight(Bits::Four, recipe.quantization.block_size) * measured as f64;
+    let of_losses = crate::budget::bits_per_weight(lwv_quantize::Bits::Four, recipe.quantization.block_size)
+        * measured as f64;
     let fixed = (all.0 - of_losses, all.1 - measured);
     let chosen = crate::budget::spend(&losses, bits_per_weight, recipe.quantization.block_size, fixed);
     recipe.quantization.overrides.extend(chosen);
