@@ -137,6 +137,8 @@ pub(crate) enum Inner {
     Ort(String),
     #[error("the score of token {id} is not a number; the graph or its weights are damaged")]
     NotANumber { id: usize },
+    #[error("no token is left to choose: every score is minus infinity; ban fewer tokens (`logit_bias`)")]
+    OutOfTokens,
     #[error("cannot go back to {asked} of {have} tokens: {reason}")]
     Rewind {
         asked: usize,
@@ -169,10 +171,15 @@ impl Error {
             | Inner::NoVision { .. } => ErrorKind::Prompt,
             Inner::Setting { .. } => ErrorKind::Setting,
             Inner::Inference { .. } | Inner::Ort(_) => ErrorKind::Inference,
-            Inner::NotANumber { .. } => ErrorKind::Logits,
+            Inner::NotANumber { .. } | Inner::OutOfTokens => ErrorKind::Logits,
             Inner::Rewind { .. } => ErrorKind::Rewind,
             Inner::Cancelled => ErrorKind::Cancelled,
         }
+    }
+
+    /// Whether every token is banned.
+    pub(crate) fn is_out_of_tokens(&self) -> bool {
+        matches!(*self.inner, Inner::OutOfTokens)
     }
 
     pub(crate) fn setting(setting: &'static str, value: impl ToString, reason: &'static str) -> Self {

@@ -1,17 +1,18 @@
+mod guarded;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lwv_processor::TokenStream;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
-use crate::sampler::{Sampler, SamplerSettings, SamplerState};
+use crate::loop_guard::{LoopGuard, entropy};
+use crate::sampler::{History, Sampler, SamplerSettings, SamplerState};
 use crate::session::{Prefilled, Session};
 use crate::stats::{Stats, peak_rss_bytes, rate};
-use crate::stop::StopStrings;
-use crate::words::WordCounter;
+use crate::written::WrittenText;
 
 /// What a generation is to do.
 #[derive(Debug, Clone)]
@@ -28,6 +29,12 @@ pub struct GenerationSettings {
     pub stop: Vec<String>,
     /// Tokens that end a text cannot be chosen at all.
     pub ignore_eos: bool,
+    /// How many of the last tokens of the prompt are text that was written before: for penalties and the loop guard they
+    /// count as generated.
+    pub written_tokens: usize,
+    /// Watch for a model that turns in circles: go back to where the loop began, try again with a sampler that avoids
+    /// repetitions, and end after three tries. Without it a greedy text is exactly the model's.
+    pub loop_guard: bool,
     /// Cancels from another thread.
     pub cancel: CancelToken,
 }
@@ -41,6 +48,8 @@ impl Default for GenerationSettings {
             min_words: 0,
             stop: Vec::new(),
             ignore_eos: false,
+            written_tokens: 0,
+            loop_guard: false,
             cancel: CancelToken::new(),
         }
     }
@@ -61,7 +70,7 @@ pub enum FinishReason {
     WordBudget,
     /// Somebody cancelled. What was written so far counts.
     Cancelled,
-    /// The model turned in circles. Kept for the loop guard.
+    /// The model turned in circles, and no try got it out. The text ends before the circle.
     LoopDetected,
     /// The context is full.
     ContextFull,
@@ -92,6 +101,20 @@ pub enum Event {
         /// The text that is certain with it: whole characters, no part of a stop string, often empty.
         text: String,
     },
+    /// The model turned in circles, so the text went back and goes on from there, or ends. Comes only with
+    /// [`loop_guard`](GenerationSettings::loop_guard).
+    Rewound {
+        /// Tokens that were taken back, of those that were told.
+        tokens: usize,
+        /// Bytes of text that were taken back, of what the events before told; never a part of a character.
+        bytes: usize,
+    },
+    /// More of the text is sure to stay: no [`Rewound`](Self::Rewound) will take it back. Comes only with
+    /// [`loop_guard`](GenerationSettings::loop_guard), usually with the sentence after; without it all text stays.
+    Settled {
+        /// Bytes from the start of the generation's text.
+        bytes: usize,
+    },
     /// The end. Comes once, as the last event.
     Finished {
         /// Why.
@@ -117,17 +140,19 @@ pub struct Output {
     pub stats: Stats,
 }
 
-/// An iterator over what happens while a session's text is written on. All texts of its events, put together, are the
-/// generated text.
+/// An iterator over what happens while a session's text is written on. All texts of its events, put together in their order,
+/// are the generated text; where [`Event::Rewound`] comes, that many bytes are cut off its end first.
 ///
 /// Dropped early, it leaves the session usable, with the tokens that were generated.
 pub struct Generation<'s> {
     session: &'s mut Session,
     sampler: Sampler,
     settings: GenerationSettings,
-    stream: TokenStream,
-    stop: StopStrings,
-    words: WordCounter,
+    written: WrittenText,
+    guard: Option<LoopGuard>,
+    /// Bytes of the text that were told to be settled.
+    settled: usize,
+    interventions: usize,
     interrupt: Arc<dyn Interrupt>,
     /// Length of the text when the generation began.
     start: usize,
@@ -157,14 +182,24 @@ struct Clock {
 impl<'s> Generation<'s> {
     pub(crate) fn new(session: &'s mut Session, settings: GenerationSettings) -> Result<Self> {
         let sampler = Sampler::new(settings.sampler.clone())?;
+        let vocabulary = session.decoder().vocabulary();
+        settings.sampler.logit_bias.check_vocabulary(vocabulary)?;
         session.decoder().clear_interrupt()?;
         let interrupt = session.decoder().interrupt_handle();
         settings.cancel.watch(&interrupt);
         let to_prefill = session.tokens().len() - session.cached_tokens();
+        let before = session.tokens().len().saturating_sub(settings.written_tokens);
+        let written = WrittenText::new(
+            &session.context().tokenizer,
+            &session.tokens()[before..],
+            &settings.stop,
+            &settings.sampler.dry_sequence_breakers,
+        );
         Ok(Self {
-            stream: session.context().tokenizer.stream(true),
-            stop: StopStrings::new(&settings.stop),
-            words: WordCounter::new(),
+            guard: settings.loop_guard.then(|| LoopGuard::new(&written)),
+            written,
+            settled: 0,
+            interventions: 0,
             start: session.tokens().len(),
             pending: VecDeque::new(),
             phase: Phase::Prefill,
@@ -185,6 +220,7 @@ impl<'s> Generation<'s> {
         for event in self.by_ref() {
             match event? {
                 Event::Token { text: piece, .. } => text.push_str(&piece),
+                Event::Rewound { bytes, .. } => text.truncate(text.len() - bytes),
                 Event::Finished {
                     reason,
                     text: rest,
@@ -211,7 +247,7 @@ impl<'s> Generation<'s> {
 
     /// Words written so far.
     pub fn words(&self) -> usize {
-        self.words.count()
+        self.written.words()
     }
 
     /// Where the sampler stands, to go on with it after a restart.
@@ -231,6 +267,7 @@ impl<'s> Generation<'s> {
             prompt_tokens: self.start,
             prefilled_tokens: clock.prefilled,
             generated_tokens: self.generated().len(),
+            loop_interventions: self.interventions,
             prefill_tokens_per_second: rate(clock.prefilled, clock.prefill),
             decode_tokens_per_second: rate(clock.steps, clock.decode),
             image_seconds: clock.images.as_secs_f64(),
@@ -309,23 +346,38 @@ impl<'s> Generation<'s> {
         let generated = self.generated().len();
         let suppress = self.settings.ignore_eos
             || generated < self.settings.min_new_tokens
-            || self.words.count() < self.settings.min_words;
+            || self.written.words() < self.settings.min_words;
+        // As the model gives them, before anything is done to them.
+        let entropy = self
+            .guard
+            .is_some()
+            .then(|| entropy(self.session.logits_and_tokens().0));
         if suppress {
             self.suppress_eos();
         }
         let (logits, tokens) = self.session.logits_and_tokens();
-        let (prompt, generated) = tokens.split_at(self.start);
-        let id = self.sampler.choose(logits, prompt, generated)?;
+        let (prompt, generated) = tokens.split_at(self.start - self.written.before());
+        let history = History {
+            prompt,
+            generated,
+            marks: self.written.marks(),
+            exempt: self.written.is_exempt(),
+        };
+        let id = self.sampler.choose_after(logits, &history)?;
         self.session.push(id);
         let ends = !suppress && self.session.context().eos_token_ids.contains(&id);
-        let piece = if ends { None } else { self.stream.push(id) }.unwrap_or_default();
-        self.words.push(&piece);
-        let (text, stopped) = self.stop.push(&piece);
-        self.pending.push_back(Event::Token { id, text });
-        if stopped {
+        let added = if ends {
+            self.written.push_end(id)
+        } else {
+            self.written.push(id)
+        };
+        self.pending.push_back(Event::Token { id, text: added.text });
+        if added.stopped {
             self.finish(FinishReason::StopString);
         } else if ends {
             self.finish(FinishReason::Eos);
+        } else if let Some(entropy) = entropy {
+            self.guard(entropy)?;
         }
         Ok(())
     }
@@ -342,20 +394,11 @@ impl<'s> Generation<'s> {
 
     fn finish(&mut self, reason: FinishReason) {
         self.phase = Phase::Done;
-        let mut text = String::new();
-        if reason != FinishReason::StopString {
+        let text = match reason {
+            FinishReason::StopString => String::new(),
             // The start of a character that never came to its end is no text where the writing was cut off.
-            let rest = if reason == FinishReason::Eos {
-                self.stream.finish()
-            } else {
-                None
-            };
-            let (certain, stopped) = self.stop.push(&rest.unwrap_or_default());
-            text = certain;
-            if !stopped {
-                text.push_str(&self.stop.finish());
-            }
-        }
+            _ => self.written.finish(reason == FinishReason::Eos),
+        };
         let stats = self.stats();
         self.pending.push_back(Event::Finished { reason, text, stats });
     }

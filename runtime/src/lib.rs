@@ -27,6 +27,8 @@ mod graph;
 mod group_query_attention;
 mod kv_cache;
 mod library;
+mod loop_guard;
+mod markup;
 mod ort_decoder;
 mod plan;
 mod provider;
@@ -42,6 +44,7 @@ mod stop;
 mod vision_inputs;
 mod words;
 mod writer;
+mod written;
 
 pub use bundle::Bundle;
 pub use cancel::{CancelToken, Interrupt};
@@ -57,7 +60,7 @@ pub use generation::{Event, FinishReason, Generation, GenerationSettings, Output
 pub use library::{LIBRARY_VARIABLE, find_library};
 pub use plan::{Plan, PlannedSection};
 pub use provider::{Device, PLUGIN_VARIABLE};
-pub use sampler::{Sampler, SamplerSettings, SamplerState};
+pub use sampler::{History, LogitBias, Sampler, SamplerSettings, SamplerState, TokenMark};
 pub use section::WrittenSection;
 pub use session::{Session, SessionContext};
 pub use stats::{Stats, available_bytes, peak_rss_bytes};

@@ -1,105 +1,58 @@
-use rand_chacha::ChaCha12Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+mod candidates;
+mod dry;
+mod history;
+mod logit_bias;
+mod ngram_ban;
+mod penalties;
+mod random;
+mod repeats;
+mod settings;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Inner, Result};
+use crate::error::{Inner, Result};
+use crate::sampler::candidates::Candidates;
+use crate::sampler::dry::Dry;
+pub use crate::sampler::history::{History, TokenMark};
+pub use crate::sampler::logit_bias::LogitBias;
+use crate::sampler::ngram_ban::NgramBan;
+use crate::sampler::penalties::Penalties;
+use crate::sampler::random::RandomNumbers;
+use crate::sampler::repeats::Repeats;
+pub use crate::sampler::settings::SamplerSettings;
 
-/// Scores this far below the best one have a probability under 1e-17 and are not looked at.
-const NEGLIGIBLE: f32 = 40.0;
-
-/// How tokens are chosen from scores.
-///
-/// The order is fixed: repetition penalty, temperature, top-k, top-p, min-p, draw. Each step means what the logits
-/// processor of that name in transformers means. Greedy choice takes the penalty and nothing else.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SamplerSettings {
-    /// Take the token with the highest score, among equals the one with the lowest id. A temperature of 0 is the same.
-    pub greedy: bool,
-    /// Scores are divided by this.
-    pub temperature: f32,
-    /// Keep the k highest scores, and those equal to the k-th. 0 keeps all.
-    pub top_k: usize,
-    /// Keep the fewest tokens whose probabilities add up to this; the token that crosses it stays. 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens that have at least this part of the best token's probability. 0 keeps all.
-    pub min_p: f32,
-    /// Positive scores of tokens that were there already are divided by this, negative ones multiplied. 1 changes nothing.
-    pub repetition_penalty: f32,
-    /// How many of the last tokens the penalty looks at.
-    pub penalty_window: usize,
-    /// Whether the penalty looks at the prompt too, as transformers does. Over a prompt in another language it makes
-    /// the text drift, so it does not by default.
-    pub penalize_prompt: bool,
-    /// Seed of the draws. The same seed on the same device gives the same text.
-    pub seed: u64,
-}
-
-impl Default for SamplerSettings {
-    fn default() -> Self {
-        Self {
-            greedy: false,
-            temperature: 0.6,
-            top_k: 0,
-            top_p: 0.95,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            penalty_window: 1024,
-            penalize_prompt: false,
-            seed: 0,
-        }
-    }
-}
-
-impl SamplerSettings {
-    /// The greedy choice.
-    pub fn greedy() -> Self {
-        Self {
-            greedy: true,
-            ..Self::default()
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let wrong = |setting, value: f32, reason| Err(Error::setting(setting, value, reason));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return wrong(
-                "temperature",
-                self.temperature,
-                "use a number of 0 or more; 0.6 is usual",
-            );
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return wrong(
-                "top_p",
-                self.top_p,
-                "use a number above 0 and up to 1; 1 switches it off",
-            );
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return wrong("min_p", self.min_p, "use a number from 0 to 1; 0 switches it off");
-        }
-        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return wrong(
-                "repetition_penalty",
-                self.repetition_penalty,
-                "use a number above 0; 1 switches it off",
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Where a sampler stands in its sequence of random numbers.
+/// Where a sampler stands: all that is needed to go on, beside its settings and the tokens so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SamplerState {
     /// The seed it was made with.
     pub seed: u64,
     /// 32-bit words drawn so far.
     pub words_drawn: u64,
+    /// How much the settings are strengthened against a loop; 0 where they are not.
+    #[serde(default)]
+    pub strength: u8,
+    /// Tokens for which they still are.
+    #[serde(default)]
+    pub strengthened_tokens: usize,
 }
 
 /// Chooses tokens.
+///
+/// The order of the steps is fixed:
+///
+/// 1. logit bias,
+/// 2. repetition, then frequency and presence penalty,
+/// 3. DRY,
+/// 4. ban of n-grams,
+/// 5. temperature,
+/// 6. top-k, top-p, min-p, typical,
+/// 7. XTC,
+/// 8. draw.
+///
+/// It is the order of transformers for all that is there, and llama.cpp's for DRY and XTC. Each step means what the one of
+/// that name means there. A greedy choice takes steps 1 to 4 and then the best token.
+///
+/// Steps 1, 5, 6 and 8 pass over the vocabulary once each; 2 sorts a window, 3 and 4 share one pass over the text.
 ///
 /// ```
 /// use lwv_runtime::{Sampler, SamplerSettings};
@@ -109,17 +62,27 @@ pub struct SamplerState {
 #[derive(Debug, Clone)]
 pub struct Sampler {
     settings: SamplerSettings,
-    random: ChaCha12Rng,
-    /// Kept between calls so that a token costs no allocation.
-    candidates: Vec<Candidate>,
-    penalized: Vec<u32>,
+    random: RandomNumbers,
+    strengthened: Option<Strengthened>,
+    steps: Steps,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Candidate {
-    id: u32,
-    score: f32,
-    probability: f32,
+/// The steps with the memory that they keep between calls, so that a token costs no allocation.
+#[derive(Debug, Clone, Default)]
+struct Steps {
+    penalties: Penalties,
+    repeats: Repeats,
+    dry: Dry,
+    ngram_ban: NgramBan,
+    candidates: Candidates,
+}
+
+/// Other settings for some tokens.
+#[derive(Debug, Clone)]
+struct Strengthened {
+    settings: SamplerSettings,
+    strength: u8,
+    tokens: usize,
 }
 
 impl Sampler {
@@ -129,29 +92,30 @@ impl Sampler {
     /// A setting out of its range.
     pub fn new(settings: SamplerSettings) -> Result<Self> {
         settings.check()?;
-        let random = ChaCha12Rng::seed_from_u64(settings.seed);
         Ok(Self {
+            random: RandomNumbers::at(settings.seed, 0),
             settings,
-            random,
-            candidates: Vec::new(),
-            penalized: Vec::new(),
+            strengthened: None,
+            steps: Steps::default(),
         })
     }
 
     /// Where the sampler stands; [`restore`](Self::restore) goes on from there.
     pub fn state(&self) -> SamplerState {
-        let words_drawn = u64::try_from(self.random.get_word_pos()).unwrap_or(u64::MAX);
+        let strengthened = self.strengthened.as_ref();
         SamplerState {
-            seed: self.settings.seed,
-            words_drawn,
+            seed: self.random.seed(),
+            words_drawn: self.random.words_drawn(),
+            strength: strengthened.map_or(0, |strengthened| strengthened.strength),
+            strengthened_tokens: strengthened.map_or(0, |strengthened| strengthened.tokens),
         }
     }
 
     /// Goes on where another sampler stood.
     pub fn restore(&mut self, state: SamplerState) {
         self.settings.seed = state.seed;
-        self.random = ChaCha12Rng::seed_from_u64(state.seed);
-        self.random.set_word_pos(u128::from(state.words_drawn));
+        self.random = RandomNumbers::at(state.seed, state.words_drawn);
+        self.strengthen(state.strength, state.strengthened_tokens);
     }
 
     /// The settings.
@@ -159,151 +123,102 @@ impl Sampler {
         &self.settings
     }
 
+    /// Chooses the next `tokens` tokens by settings that leave loops, the more the higher `strength` is.
+    pub(crate) fn strengthen(&mut self, strength: u8, tokens: usize) {
+        self.strengthened = (strength > 0 && tokens > 0).then(|| Strengthened {
+            settings: self.settings.against_loops(strength),
+            strength,
+            tokens,
+        });
+    }
+
     /// Chooses a token by `logits`, one score for each id, which are overwritten. `prompt` and `generated` are the tokens
-    /// before it.
+    /// before it. DRY finds no sequence breakers and the ban of n-grams exempts nothing this way, since ids do not tell
+    /// them; [`choose_after`](Self::choose_after) is told.
+    ///
+    /// # Errors
+    /// As for [`choose_after`](Self::choose_after).
+    pub fn choose(&mut self, logits: &mut [f32], prompt: &[u32], generated: &[u32]) -> Result<u32> {
+        let history = History {
+            prompt,
+            generated,
+            ..History::default()
+        };
+        self.choose_after(logits, &history)
+    }
+
+    /// Chooses a token by `logits`, one score for each id, which are overwritten.
     ///
     /// # Errors
     /// A score is not a number, or none is above minus infinity.
-    pub fn choose(&mut self, logits: &mut [f32], prompt: &[u32], generated: &[u32]) -> Result<u32> {
-        self.penalize(logits, prompt, generated);
-        let best = argmax(logits)?;
-        if self.settings.greedy || self.settings.temperature == 0.0 {
+    pub fn choose_after(&mut self, logits: &mut [f32], history: &History<'_>) -> Result<u32> {
+        let strengthened = self.strengthened.as_ref();
+        let settings = strengthened.map_or(&self.settings, |strengthened| &strengthened.settings);
+        let chosen = self.steps.choose(settings, &mut self.random, logits, history);
+        self.strengthened = self.strengthened.take().and_then(Strengthened::after_a_token);
+        chosen
+    }
+}
+
+impl Strengthened {
+    fn after_a_token(self) -> Option<Self> {
+        let tokens = self.tokens - 1;
+        (tokens > 0).then_some(Self { tokens, ..self })
+    }
+}
+
+impl Steps {
+    fn choose(
+        &mut self,
+        settings: &SamplerSettings,
+        random: &mut RandomNumbers,
+        logits: &mut [f32],
+        history: &History<'_>,
+    ) -> Result<u32> {
+        settings.logit_bias.add_to(logits);
+        self.discourage(settings, logits, history);
+        let best = match argmax(logits) {
+            Err(error) if error.is_out_of_tokens() => {
+                self.ngram_ban.lift(logits);
+                argmax(logits)?
+            }
+            best => best?,
+        };
+        if settings.is_greedy() {
             return Ok(best as u32);
         }
-        self.collect(logits, logits[best]);
-        self.keep_top_k();
-        self.weigh();
-        self.keep_top_p();
-        self.keep_min_p();
-        Ok(self.draw())
+        self.narrow(settings, random, logits, logits[best]);
+        Ok(self.candidates.at(random.unit()))
     }
 
-    fn penalize(&mut self, logits: &mut [f32], prompt: &[u32], generated: &[u32]) {
-        let penalty = self.settings.repetition_penalty;
-        if penalty == 1.0 {
-            return;
+    /// Lowers the scores of what was there already.
+    fn discourage(&mut self, settings: &SamplerSettings, logits: &mut [f32], history: &History<'_>) {
+        let text = history.counted(settings.penalize_prompt);
+        self.penalties.apply(settings, &text.tokens, logits);
+        let (dry, ngram) = (settings.dry_multiplier > 0.0, settings.no_repeat_ngram_size);
+        if dry || ngram > 0 {
+            self.repeats.find(&text.tokens);
         }
-        let window = self.settings.penalty_window;
-        let from_generated = &generated[generated.len().saturating_sub(window)..];
-        let left = if self.settings.penalize_prompt {
-            window - from_generated.len()
-        } else {
-            0
-        };
-        let from_prompt = &prompt[prompt.len().saturating_sub(left)..];
-        self.penalized.clear();
-        self.penalized.extend(from_prompt.iter().chain(from_generated));
-        // A token that occurs often is penalized once.
-        self.penalized.sort_unstable();
-        self.penalized.dedup();
-        for id in &self.penalized {
-            if let Some(score) = logits.get_mut(*id as usize) {
-                *score = if *score > 0.0 {
-                    *score / penalty
-                } else {
-                    *score * penalty
-                };
-            }
+        if dry {
+            self.dry.apply(settings, &text, &self.repeats, logits);
+        }
+        if ngram > 0 {
+            self.ngram_ban.apply(ngram, history, &text, &self.repeats, logits);
         }
     }
 
-    /// Takes scores over temperature as candidates, but for those that can never be drawn.
-    fn collect(&mut self, logits: &[f32], best: f32) {
-        let scale = self.settings.temperature.recip();
-        let floor = best - NEGLIGIBLE * self.settings.temperature;
-        self.candidates.clear();
-        self.candidates
-            .extend(
-                logits
-                    .iter()
-                    .zip(0..)
-                    .filter(|(score, _)| **score >= floor)
-                    .map(|(score, id)| Candidate {
-                        id,
-                        score: (score - best) * scale,
-                        probability: 0.0,
-                    }),
-            );
-    }
-
-    fn keep_top_k(&mut self) {
-        let k = self.settings.top_k;
-        if k == 0 || k >= self.candidates.len() {
-            return;
+    /// Leaves the tokens to draw from.
+    fn narrow(&mut self, settings: &SamplerSettings, random: &mut RandomNumbers, logits: &[f32], best: f32) {
+        let candidates = &mut self.candidates;
+        candidates.collect(logits, best, settings.temperature);
+        candidates.keep_top_k(settings.top_k);
+        candidates.weigh();
+        candidates.keep_top_p(settings.top_p);
+        candidates.keep_min_p(settings.min_p);
+        candidates.keep_typical(settings.typical_p);
+        if settings.xtc_probability > 0.0 && random.unit() < f64::from(settings.xtc_probability) {
+            candidates.exclude_top_choices(settings.xtc_threshold);
         }
-        let (_, kth, _) = self
-            .candidates
-            .select_nth_unstable_by(k - 1, |a, b| b.score.total_cmp(&a.score));
-        let threshold = kth.score;
-        self.candidates.retain(|candidate| candidate.score >= threshold);
-    }
-
-    /// Turns scores into probabilities.
-    fn weigh(&mut self) {
-        // The best score was subtracted already, so no exponential overflows.
-        let mut total = 0.0;
-        for candidate in &mut self.candidates {
-            candidate.probability = candidate.score.exp();
-            total += f64::from(candidate.probability);
-        }
-        let scale = total.recip() as f32;
-        self.candidates
-            .iter_mut()
-            .for_each(|candidate| candidate.probability *= scale);
-    }
-
-    fn keep_top_p(&mut self) {
-        let top_p = self.settings.top_p;
-        if top_p >= 1.0 {
-            return;
-        }
-        // All tokens below this share together have less than `1 - top_p`, so none of them is kept; they need not be
-        // sorted.
-        let share = (1.0 - top_p) / self.candidates.len() as f32;
-        self.candidates.retain(|candidate| candidate.probability >= share);
-        self.sort();
-        let mut before = 0.0;
-        let kept = self.candidates.iter().take_while(|candidate| {
-            let kept = before < top_p;
-            before += candidate.probability;
-            kept
-        });
-        let kept = kept.count().max(1);
-        self.candidates.truncate(kept);
-    }
-
-    fn keep_min_p(&mut self) {
-        let best = self
-            .candidates
-            .iter()
-            .map(|candidate| candidate.probability)
-            .fold(0.0, f32::max);
-        let least = self.settings.min_p * best;
-        self.candidates.retain(|candidate| candidate.probability >= least);
-    }
-
-    fn sort(&mut self) {
-        self.candidates
-            .sort_unstable_by(|a, b| b.probability.total_cmp(&a.probability).then(a.id.cmp(&b.id)));
-    }
-
-    fn draw(&mut self) -> u32 {
-        let total: f64 = self
-            .candidates
-            .iter()
-            .map(|candidate| f64::from(candidate.probability))
-            .sum();
-        // 53 random bits as a number in [0, 1).
-        let unit = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-        let mut left = unit * total;
-        for candidate in &self.candidates {
-            left -= f64::from(candidate.probability);
-            if left < 0.0 {
-                return candidate.id;
-            }
-        }
-        // Rounding can leave a hair's breadth; there is always the best token.
-        self.candidates.last().map_or(0, |candidate| candidate.id)
     }
 }
 
@@ -317,9 +232,12 @@ fn argmax(logits: &[f32]) -> Result<usize> {
             best = (id, *score);
         }
     }
-    if not_a_number || best.1 == f32::NEG_INFINITY {
+    if not_a_number {
         let id = logits.iter().position(|score| score.is_nan()).unwrap_or(0);
         return Err(Inner::NotANumber { id }.into());
+    }
+    if best.1 == f32::NEG_INFINITY {
+        return Err(Inner::OutOfTokens.into());
     }
     Ok(best.0)
 }
@@ -346,9 +264,11 @@ mod tests {
     fn left(settings: SamplerSettings, logits: &[f32]) -> Vec<(u32, i32)> {
         let mut sampler = Sampler::new(settings).unwrap();
         sampler.choose(&mut logits.to_vec(), &[], &[]).unwrap();
-        let total: f32 = sampler.candidates.iter().map(|c| c.probability).sum();
+        let total: f32 = sampler.steps.candidates.left.iter().map(|c| c.probability).sum();
         let mut left: Vec<_> = sampler
+            .steps
             .candidates
+            .left
             .iter()
             .map(|c| (c.id, (c.probability / total * 1000.0).round() as i32))
             .collect();
@@ -441,32 +361,6 @@ mod tests {
     }
 
     #[test]
-    fn the_penalty_divides_positive_and_multiplies_negative_scores_once() {
-        let penalty = |penalize_prompt, penalty_window| SamplerSettings {
-            repetition_penalty: 2.0,
-            penalize_prompt,
-            penalty_window,
-            ..SamplerSettings::greedy()
-        };
-        let after = |settings, prompt: &[u32], generated: &[u32]| {
-            let mut logits = [4.0, -1.0, 3.0, 1.0];
-            Sampler::new(settings)
-                .unwrap()
-                .choose(&mut logits, prompt, generated)
-                .unwrap();
-            logits
-        };
-        assert_eq!(after(penalty(false, 10), &[2], &[0, 1, 0]), [2.0, -2.0, 3.0, 1.0]);
-        assert_eq!(after(penalty(true, 10), &[2], &[0, 1, 0]), [2.0, -2.0, 1.5, 1.0]);
-        assert_eq!(
-            after(penalty(true, 3), &[2], &[0, 1, 0]),
-            [2.0, -2.0, 3.0, 1.0],
-            "the window ends in the prompt"
-        );
-        assert_eq!(after(penalty(false, 1), &[], &[0, 3]), [4.0, -1.0, 3.0, 0.5]);
-    }
-
-    #[test]
     fn a_seed_repeats_and_a_state_continues() {
         let choose = |sampler: &mut Sampler| sampler.choose(&mut logits(), &[], &[]).unwrap();
         let mut first = Sampler::new(SamplerSettings { seed: 7, ..neutral() }).unwrap();
@@ -505,35 +399,139 @@ mod tests {
     }
 
     #[test]
-    fn settings_out_of_range_are_named() {
-        let message = |settings| Sampler::new(settings).unwrap_err().to_string();
-        assert!(
-            message(SamplerSettings {
-                top_p: 0.0,
+    fn xtc_leaves_out_top_choices_as_often_as_told() {
+        let drawn = |xtc_probability| {
+            let settings = SamplerSettings {
+                xtc_probability,
+                xtc_threshold: 0.2,
                 ..neutral()
-            })
-            .starts_with("`top_p` is `0`")
-        );
+            };
+            let mut sampler = Sampler::new(settings).unwrap();
+            let draws = (0..2000).map(|_| sampler.choose(&mut logits(), &[], &[]).unwrap());
+            draws.filter(|id| *id == 0).count()
+        };
+        assert_eq!(drawn(1.0), 0, "0.25 stays, 0.5 goes");
+        // Half of the time it has its probability of 0.5.
+        assert!((430..570).contains(&drawn(0.5)), "{}", drawn(0.5));
+    }
+
+    #[test]
+    fn a_window_must_hold_the_unit_of_a_loop() {
+        // The unit has 50 tokens that occur once each; token 50 is nearly as good everywhere.
+        let looped = |penalty_window| {
+            let settings = SamplerSettings {
+                repetition_penalty: 1.2,
+                frequency_penalty: 0.1,
+                penalty_window,
+                ..SamplerSettings::greedy()
+            };
+            let mut sampler = Sampler::new(settings).unwrap();
+            let mut written: Vec<u32> = Vec::new();
+            for step in 0..200 {
+                let mut logits = [0.0; 51];
+                logits[step % 50] = 10.0;
+                logits[50] = 9.0;
+                written.push(sampler.choose(&mut logits, &[], &written).unwrap());
+            }
+            !written.contains(&50)
+        };
         assert!(
-            message(SamplerSettings {
-                temperature: f32::NAN,
-                ..neutral()
-            })
-            .starts_with("`temperature`")
+            looped(20),
+            "when a token comes again, the window no longer holds it"
         );
-        assert!(
-            message(SamplerSettings {
-                min_p: 1.5,
-                ..neutral()
+        assert!(!looped(SamplerSettings::default().penalty_window));
+    }
+
+    #[test]
+    fn a_looping_model_never_repeats_an_ngram() {
+        // Greedy, the model would write 0 1 2 3 for ever.
+        let size = 4;
+        let settings = SamplerSettings {
+            no_repeat_ngram_size: size,
+            ..SamplerSettings::greedy()
+        };
+        let mut sampler = Sampler::new(settings).unwrap();
+        let mut written: Vec<u32> = Vec::new();
+        for step in 0..400 {
+            let mut logits: Vec<f32> = (0..200).map(|id| -(id as f32)).collect();
+            logits[step % 4] = 50.0;
+            written.push(sampler.choose(&mut logits, &[], &written).unwrap());
+        }
+        let ngrams: std::collections::HashSet<&[u32]> = written.windows(size).collect();
+        assert_eq!(ngrams.len(), written.len() - size + 1);
+    }
+
+    #[test]
+    fn a_state_goes_on_with_the_same_tokens_anywhere() {
+        let all = SamplerSettings {
+            temperature: 1.3,
+            top_k: 30,
+            min_p: 0.01,
+            typical_p: 0.95,
+            xtc_probability: 0.3,
+            xtc_threshold: 0.05,
+            repetition_penalty: 1.1,
+            presence_penalty: 0.1,
+            frequency_penalty: 0.1,
+            dry_multiplier: 0.8,
+            no_repeat_ngram_size: 5,
+            logit_bias: LogitBias::from_iter([(3, 0.5)]),
+            seed: 11,
+            ..SamplerSettings::default()
+        };
+        let mut made_up = RandomNumbers::at(5, 0);
+        let mut scores = || -> Vec<f32> { (0..40).map(|_| 6.0 * made_up.unit() as f32).collect() };
+        for stop in 0..40 {
+            let steps: Vec<Vec<f32>> = (0..60).map(|_| scores()).collect();
+            let mut sampler = Sampler::new(all.clone()).unwrap();
+            let mut written = Vec::new();
+            let mut state = sampler.state();
+            for (step, logits) in steps.iter().enumerate() {
+                if step == stop {
+                    state = sampler.state();
+                }
+                if step == 5 {
+                    sampler.strengthen(2, 20);
+                }
+                written.push(sampler.choose(&mut logits.clone(), &[], &written).unwrap());
+            }
+            let mut other = Sampler::new(SamplerSettings {
+                seed: 0,
+                ..all.clone()
             })
-            .starts_with("`min_p`")
-        );
-        assert!(
-            message(SamplerSettings {
-                repetition_penalty: 0.0,
-                ..neutral()
-            })
-            .contains("repetition_penalty")
-        );
+            .unwrap();
+            other.restore(serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap());
+            let mut again = written[..stop].to_vec();
+            for (step, logits) in steps.iter().enumerate().skip(stop) {
+                if step == 5 {
+                    other.strengthen(2, 20);
+                }
+                again.push(other.choose(&mut logits.clone(), &[], &again).unwrap());
+            }
+            assert_eq!(written, again, "stopped after {stop} tokens");
+        }
+    }
+
+    #[test]
+    fn settings_that_are_off_change_nothing() {
+        let mut made_up = RandomNumbers::at(2, 0);
+        let generated: Vec<u32> = (0..50).map(|_| (made_up.unit() * 8.0) as u32).collect();
+        let mut sampler = Sampler::new(SamplerSettings::greedy()).unwrap();
+        for _ in 0..50 {
+            let scores: Vec<f32> = (0..8).map(|_| made_up.unit() as f32).collect();
+            let mut after = scores.clone();
+            let id = sampler.choose(&mut after, &[1, 2], &generated).unwrap();
+            assert_eq!((after, id as usize), (scores.clone(), argmax(&scores).unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_that_is_banned_is_an_error() {
+        let settings = SamplerSettings {
+            logit_bias: LogitBias::from_iter((0..2).map(|id| (id, f32::NEG_INFINITY))),
+            ..neutral()
+        };
+        let error = Sampler::new(settings).unwrap().choose(&mut [1.0, 2.0], &[], &[]);
+        assert!(error.unwrap_err().to_string().contains("logit_bias"));
     }
 }

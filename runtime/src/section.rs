@@ -73,6 +73,7 @@ pub(crate) fn write_to_length(
 ) -> Result<WrittenSection> {
     let mut hold = SentenceHold::new();
     let mut text = String::new();
+    let mut settled = 0;
     let mut end = None;
     while end.is_none() {
         let Some(next) = generation.next() else { break };
@@ -84,6 +85,20 @@ pub(crate) fn write_to_length(
                 text.push_str(&hold.push(&rest).0);
                 end = Some(reason);
                 break;
+            }
+            Event::Rewound { tokens, bytes } => {
+                let bytes = hold.rewind(bytes);
+                text.truncate(text.len() - bytes);
+                event(Event::Rewound { tokens, bytes });
+                continue;
+            }
+            Event::Settled { bytes } => {
+                let bytes = hold.passed_within(bytes);
+                if bytes > settled {
+                    settled = bytes;
+                    event(Event::Settled { bytes });
+                }
+                continue;
             }
             other => {
                 event(other);

@@ -2,8 +2,12 @@
 /// taking back what was shown. White space at the start and the end is dropped, and so are headings at the start.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SentenceHold {
-    held: String,
-    begun: bool,
+    /// All that arrived.
+    arrived: String,
+    /// Where the text begins in it, once it does.
+    begin: Option<usize>,
+    /// Up to where it was passed on or dropped.
+    passed: usize,
     whole_sentences: bool,
 }
 
@@ -19,51 +23,85 @@ impl SentenceHold {
 
     /// Takes a piece. Returns what can be passed on, and whether that ends a sentence.
     pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
-        self.held.push_str(piece);
-        if !self.begun && !self.begin() {
+        self.arrived.push_str(piece);
+        if self.begin.is_none() && !self.begin() {
             return (String::new(), false);
         }
-        let end = last_sentence_end(&self.held);
+        let held = &self.arrived[self.passed..];
+        let end = last_sentence_end(held);
         let passed = if self.whole_sentences {
             end.unwrap_or(0)
         } else {
-            self.held.trim_end().len()
+            held.trim_end().len()
         };
         let ended = end.is_some_and(|end| self.whole_sentences || end == passed);
-        (self.held.drain(..passed).collect(), ended)
+        let text = held[..passed].to_owned();
+        self.passed += passed;
+        (text, ended)
+    }
+
+    /// Takes back the last `bytes` bytes that arrived. Returns how many of those that were passed on they are.
+    pub(crate) fn rewind(&mut self, bytes: usize) -> usize {
+        let left = self.arrived.len().saturating_sub(bytes);
+        self.arrived.truncate(left);
+        let begin = self.begin.unwrap_or(self.passed);
+        if left <= begin {
+            let passed = self.passed - begin;
+            (self.begin, self.passed) = (None, 0);
+            return passed;
+        }
+        // What was passed on never ends with white space.
+        let passed = self.passed.min(self.arrived.trim_end().len());
+        let taken = self.passed - passed;
+        self.passed = passed;
+        taken
+    }
+
+    /// How much of the text passed on lies within the first `bytes` bytes that arrived.
+    pub(crate) fn passed_within(&self, bytes: usize) -> usize {
+        let begin = self.begin.unwrap_or(self.passed);
+        self.passed.min(bytes.max(begin)) - begin
     }
 
     /// Drops what does not belong to the text; returns whether the text is there.
     fn begin(&mut self) -> bool {
         loop {
-            let blank = self.held.len() - self.held.trim_start().len();
-            self.held.drain(..blank);
-            if !self.held.starts_with('#') {
-                self.begun = !self.held.is_empty();
-                return self.begun;
+            let held = &self.arrived[self.passed..];
+            let blank = held.len() - held.trim_start().len();
+            let rest = &held[blank..];
+            self.passed += blank;
+            if !rest.starts_with('#') {
+                self.begin = (!rest.is_empty()).then_some(self.passed);
+                return !rest.is_empty();
             }
             // A heading is written by the writer, not by the model.
-            let Some(end) = self.held.find('\n') else {
+            let Some(end) = rest.find('\n') else {
                 return false;
             };
-            self.held.drain(..end);
+            self.passed += end;
         }
     }
 
     /// The rest of a text that was ended by its writer.
     pub(crate) fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held).trim_end().to_owned()
+        self.take_held().trim_end().to_owned()
     }
 
     /// The rest of a text that was cut off: its last whole sentence, or, where even the one that was begun is all there
     /// is, that.
     pub(crate) fn cut(&mut self, nothing_passed: bool) -> String {
-        let held = std::mem::take(&mut self.held);
+        let held = self.take_held();
         match sentence_end_at_end(&held).or_else(|| last_sentence_end(&held)) {
             Some(end) => held[..end].to_owned(),
             None if nothing_passed || !self.whole_sentences => held.trim_end().to_owned(),
             None => String::new(),
         }
+    }
+
+    fn take_held(&mut self) -> String {
+        let held = self.arrived.split_off(self.passed);
+        self.passed = self.arrived.len();
+        held
     }
 }
 
@@ -92,10 +130,32 @@ fn sentence_end_at_end(text: &str) -> Option<usize> {
     last_sentence_end(&format!("{} ", &text[..end])).filter(|found| *found == end)
 }
 
+/// Whether a sentence or line ends where `before` does, when `after` goes on.
+pub(crate) fn ends_sentence(before: &str, after: &str) -> bool {
+    let kept = before.trim_end();
+    if kept.is_empty() {
+        return false;
+    }
+    if before[kept.len()..].contains('\n') || after.starts_with('\n') {
+        return true;
+    }
+    let blank = kept.len() < before.len() || after.starts_with(char::is_whitespace);
+    // No sentence is asked for more than its end, so that a text without any costs no more.
+    let near = kept.ceil_char_boundary(kept.len().saturating_sub(64));
+    sentence_end_at_end(&kept[near..]).is_some() && (blank || ends_without_blank(kept))
+}
+
+/// Full stops of scripts that put no blanks between sentences.
+fn ends_without_blank(text: &str) -> bool {
+    text.trim_end_matches(is_closer).ends_with(['。', '！', '？'])
+}
+
+fn is_closer(character: char) -> bool {
+    "\"'”’»)]*_」』）".contains(character)
+}
+
 fn after_closers(text: &str, end: usize) -> usize {
-    let closers = text[end..]
-        .chars()
-        .take_while(|c| "\"'”’»)]*_」』）".contains(*c));
+    let closers = text[end..].chars().take_while(|c| is_closer(*c));
     end + closers.map(char::len_utf8).sum::<usize>()
 }
 
@@ -180,5 +240,47 @@ mod tests {
             .map(|piece| hold.push(piece).0)
             .collect();
         assert_eq!(texts + &hold.finish(), "a b");
+    }
+
+    #[test]
+    fn what_was_passed_on_can_be_taken_back() {
+        let text = "\n# Head\n\nOne two.  Three \"four.\"\nFive";
+        for held_from in [0, 20, usize::MAX] {
+            for back in 0..=text.len() {
+                let mut hold = SentenceHold::new();
+                let mut passed = String::new();
+                for (at, character) in text.char_indices() {
+                    if at >= held_from {
+                        hold.hold_sentences();
+                    }
+                    passed.push_str(&hold.push(&character.to_string()).0);
+                }
+                let taken = hold.rewind(back);
+                passed.truncate(passed.len() - taken);
+                passed.push_str(&hold.push("; six.").0);
+                passed.push_str(&hold.finish());
+                let mut fresh = SentenceHold::new();
+                let expected =
+                    fresh.push(&format!("{}; six.", &text[..text.len() - back])).0 + &fresh.finish();
+                assert_eq!(passed, expected, "{back} bytes back, held from {held_from}");
+            }
+        }
+    }
+
+    #[test]
+    fn ends_are_told_by_what_comes_next() {
+        for (before, after, ends) in [
+            ("It ends.", " And", true),
+            ("It is 3.", "5 m", false),
+            ("Mr.", " Bee", false),
+            ("甲乙。", "丙", true),
+            ("He said \"no.\"", " Then", true),
+            ("- an item", "\nnext", true),
+            ("- an item\n", "next", true),
+            ("a word", " more", false),
+            ("", "a", false),
+        ] {
+            assert_eq!(ends_sentence(before, after), ends, "{before:?} {after:?}");
+        }
     }
 }

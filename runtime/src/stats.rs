@@ -12,6 +12,8 @@ pub struct Stats {
     pub prefilled_tokens: usize,
     /// Tokens that were chosen.
     pub generated_tokens: usize,
+    /// Times that the loop guard took text back.
+    pub loop_interventions: usize,
     /// Computed prompt tokens per second of prefill, image encoding left out; 0 where there were none.
     pub prefill_tokens_per_second: f64,
     /// Steps per second: a step computes one token's scores and chooses the next token. The first token comes out of

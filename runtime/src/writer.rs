@@ -40,6 +40,8 @@ pub struct WriterSettings {
     pub max_section_tokens: usize,
     /// Texts that end a section.
     pub stop: Vec<String>,
+    /// Watch for a model that turns in circles; see [`GenerationSettings::loop_guard`].
+    pub loop_guard: bool,
     /// Cancels from another thread.
     pub cancel: CancelToken,
 }
@@ -50,6 +52,7 @@ impl Default for WriterSettings {
             sampler: SamplerSettings::default(),
             max_section_tokens: usize::MAX,
             stop: Vec::new(),
+            loop_guard: true,
             cancel: CancelToken::new(),
         }
     }
@@ -73,7 +76,8 @@ pub enum WriterEvent {
         /// Words that it is to have now. Earlier sections that were too short or too long are made up for.
         words: usize,
     },
-    /// Something in the generation of a section; the text of tokens is what stays.
+    /// Something in the generation of a section; the text of tokens is what stays, unless an [`Event::Rewound`] takes it
+    /// back. Bytes are of the section's text.
     Generation(Event),
     /// Text that stands between sections: headings and empty lines.
     Text(String),
@@ -262,10 +266,10 @@ impl Writer {
         event(WriterEvent::Text(
             between.to_owned() + &heading(&section.main_point),
         ));
-        self.prepare_section(manuscript, index, length)?;
+        let before = self.prepare_section(manuscript, index, length)?;
         let mut stop = self.settings.stop.clone();
         stop.push("\n## ".to_owned());
-        let written = self.write_text(length, stop, event)?;
+        let written = self.write_text(length, before, stop, event)?;
         event(WriterEvent::SectionFinished {
             index,
             words: written.words,
@@ -285,12 +289,14 @@ impl Writer {
     ) -> Result<WrittenSection> {
         let request = format!("{}\n\nWrite about {words} words.", self.task.instruction);
         self.ask(&request, "")?;
-        self.write_text(Length::new(words, None), self.settings.stop.clone(), event)
+        self.write_text(Length::new(words, None), 0, self.settings.stop.clone(), event)
     }
 
+    /// `written_tokens` of the prompt's last tokens are text of earlier sections.
     fn write_text(
         &mut self,
         length: Length,
+        written_tokens: usize,
         stop: Vec<String>,
         event: &mut dyn FnMut(WriterEvent),
     ) -> Result<WrittenSection> {
@@ -299,6 +305,8 @@ impl Writer {
             max_new_tokens: length.max_tokens().min(self.settings.max_section_tokens),
             min_words: length.min_words(),
             stop,
+            written_tokens,
+            loop_guard: self.settings.loop_guard,
             cancel: self.settings.cancel.clone(),
             ..GenerationSettings::default()
         };
@@ -309,8 +317,9 @@ impl Writer {
     /// Puts the prompt of a section in place: the request, and as an answer that has begun the text so far and the
     /// section's heading, so that the model goes on where it stopped and only what is new is computed.
     ///
-    /// Where the context cannot hold it all, the text so far is shown from near its end.
-    fn prepare_section(&mut self, manuscript: &Manuscript, index: usize, length: Length) -> Result<()> {
+    /// Where the context cannot hold it all, the text so far is shown from near its end. Returns how many tokens the answer
+    /// has that has begun.
+    fn prepare_section(&mut self, manuscript: &Manuscript, index: usize, length: Length) -> Result<usize> {
         let request = section_request(&self.task.instruction, &manuscript.plan);
         let heading = heading(&manuscript.plan.sections[index].main_point);
         let text = manuscript.text();
@@ -321,9 +330,10 @@ impl Writer {
                 "" => heading.clone(),
                 written => format!("{written}\n\n{heading}"),
             };
-            let prompt = self.prompt(&request, &answer)?;
+            let (prompt, begun) = self.prompt(&request, &answer)?;
             if prompt.input_ids.len() <= room || shown < 40 {
-                return self.session.replace(prompt);
+                self.session.replace(prompt)?;
+                return Ok(begun);
             }
             shown = (shown / 2).min(SHOWN_WORDS);
         }
@@ -380,22 +390,22 @@ impl Writer {
     }
 
     fn ask(&mut self, request: &str, answer: &str) -> Result<()> {
-        let prompt = self.prompt(request, answer)?;
+        let (prompt, _) = self.prompt(request, answer)?;
         self.session.replace(prompt)
     }
 
-    /// The prompt of a request, whose answer begins with `answer`.
-    fn prompt(&self, request: &str, answer: &str) -> Result<lwv_processor::Prompt> {
+    /// The prompt of a request, whose answer begins with `answer`, and how many tokens that is.
+    fn prompt(&self, request: &str, answer: &str) -> Result<(lwv_processor::Prompt, usize)> {
         let system = self.task.system.iter().map(|text| Message::text("system", text));
         let user = Message::with_images("user", self.task.images.len(), request);
         let messages: Vec<Message> = system.chain([user]).collect();
         let mut prompt = self.processor.prompt(&messages, &self.task.images)?;
-        if !answer.is_empty() {
-            prompt
-                .input_ids
-                .extend(self.processor.tokenizer().encode(answer, false)?);
-        }
-        Ok(prompt)
+        let begun = match answer {
+            "" => Vec::new(),
+            answer => self.processor.tokenizer().encode(answer, false)?,
+        };
+        prompt.input_ids.extend(&begun);
+        Ok((prompt, begun.len()))
     }
 }
 
@@ -485,9 +495,11 @@ mod tests {
         Writer::with_session(processor(), decoder.session(), task, settings)
     }
 
+    /// The author repeats itself, and is let.
     fn greedy() -> WriterSettings {
         WriterSettings {
             sampler: SamplerSettings::greedy(),
+            loop_guard: false,
             ..WriterSettings::default()
         }
     }
@@ -548,6 +560,41 @@ mod tests {
             shown.starts_with("## Bees\n\nOne two") && shown.contains("five.\n\n## Wasps\n\nOne"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn what_goes_back_is_told_and_the_rest_is_the_text() {
+        let settings = WriterSettings {
+            loop_guard: true,
+            ..greedy()
+        };
+        let mut writer = writer(author(&["Bees", "Wasps"]), settings);
+        let plan = writer.plan(100, Some(2), |_| ()).unwrap();
+        let (mut shown, mut section, mut rewinds) = (String::new(), 0, 0);
+        let manuscript = writer
+            .write(plan, |event| match event {
+                WriterEvent::Text(text) => {
+                    shown.push_str(&text);
+                    section = shown.len();
+                }
+                WriterEvent::Generation(Event::Token { text, .. } | Event::Finished { text, .. }) => {
+                    shown.push_str(&text);
+                }
+                WriterEvent::Generation(Event::Rewound { bytes, .. }) => {
+                    shown.truncate(shown.len() - bytes);
+                    assert!(shown.len() >= section);
+                    rewinds += 1;
+                }
+                WriterEvent::Generation(Event::Settled { bytes }) => {
+                    assert!(shown[section..].is_char_boundary(bytes));
+                }
+                _ => {}
+            })
+            .unwrap();
+        assert_eq!(shown, manuscript.text());
+        assert!(rewinds > 0);
+        let told = "One two three four five.";
+        assert!(shown.matches(told).count() < 3, "{shown}");
     }
 
     #[test]

@@ -15,6 +15,13 @@ Examples:
   What would a long text take on a board whose memory gives 102 GB/s?
     lwv-write bundle --estimate --bandwidth 102
 
+  A long text without loops: penalize repeated phrases, and never write twelve tokens in the same order twice:
+    lwv-write bundle --prompt-file task.txt --words 1500 --dry-multiplier 0.8 --no-repeat-ngram 12 --out talk.md
+
+  Livelier words, and never token 4032:
+    lwv-write bundle --prompt 'Describe a harbour.' --temperature 0.9 --min-p 0.05 --xtc-probability 0.3 \
+        --logit-bias 4032=-inf
+
   Twenty tokens, always the same ones, as JSON:
     lwv-write bundle --prompt 'The capital of France is' --raw-prompt --greedy --max-new-tokens 20 --json
 
@@ -78,7 +85,7 @@ pub(crate) struct Arguments {
     ignore_eos: bool,
 
     /// Always take the most likely token.
-    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold", "seed"])]
     greedy: bool,
     /// Divide scores by this; lower is more predictable [default: 0.6].
     #[arg(long, value_name = "X")]
@@ -92,9 +99,60 @@ pub(crate) struct Arguments {
     /// Choose among tokens with at least this part of the best one's probability [default: 0].
     #[arg(long, value_name = "X")]
     min_p: Option<f32>,
+    /// Choose among the tokens whose probability is nearest to what is usual, until they have this one together
+    /// [default: 1].
+    #[arg(long, value_name = "X")]
+    typical_p: Option<f32>,
+    /// How often the most likely tokens are left out in favour of a less likely one [default: 0].
+    #[arg(long, value_name = "X")]
+    xtc_probability: Option<f32>,
+    /// Probability from which on --xtc-probability leaves tokens out; the least likely of them stays [default: 0.1].
+    #[arg(long, value_name = "X")]
+    xtc_threshold: Option<f32>,
     /// Divide the scores of tokens that were written by this [default: 1].
     #[arg(long, value_name = "X")]
     repetition_penalty: Option<f32>,
+    /// Subtract this from the scores of tokens that were written [default: 0].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Subtract this from a token's score as many times as it was written [default: 0].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// How many of the last tokens the three penalties look at; a loop with longer turns escapes them [default: 1024].
+    #[arg(long, value_name = "N")]
+    penalty_window: Option<usize>,
+    /// Let penalties, DRY and --no-repeat-ngram look at the prompt too.
+    #[arg(long)]
+    penalize_prompt: bool,
+    /// Penalize going on with a repeated phrase by this, and more the longer it is; 0.8 is usual [default: 0].
+    #[arg(long, value_name = "X")]
+    dry_multiplier: Option<f32>,
+    /// Factor by which that penalty grows with every repeated token [default: 1.75].
+    #[arg(long, value_name = "X")]
+    dry_base: Option<f32>,
+    /// Repeated tokens from which on that penalty comes [default: 3].
+    #[arg(long, value_name = "N")]
+    dry_allowed_length: Option<usize>,
+    /// How many of the last tokens that penalty looks at; 0 for all [default: 0].
+    #[arg(long, value_name = "N")]
+    dry_range: Option<usize>,
+    /// Text that a repeated phrase does not reach across; may be given again [default: line end, `:`, `\"`, `*`].
+    #[arg(long, value_name = "TEXT")]
+    dry_breaker: Vec<String>,
+    /// Never write N tokens in the same order twice, but in code, tables and quotations; 12 is safe in prose
+    /// [default: 0].
+    #[arg(long, value_name = "N")]
+    no_repeat_ngram: Option<usize>,
+    /// Add a number to the score of a token; -inf bans it. May be given again.
+    #[arg(long, value_name = "ID=X", value_parser = bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Watch for a model that turns in circles, which --words does anyway: go back to before the circle, try again up to
+    /// three times, then end. Standard output then gets a sentence when the next one begins.
+    #[arg(long)]
+    loop_guard: bool,
+    /// Write whatever the model writes, with --words too.
+    #[arg(long, conflicts_with = "loop_guard")]
+    no_loop_guard: bool,
     /// Seed of the random choice [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -153,6 +211,7 @@ pub(crate) struct Recipe {
     pub(crate) stop: Vec<String>,
     pub(crate) ignore_eos: bool,
     pub(crate) sampler: SamplerSettings,
+    pub(crate) loop_guard: bool,
     #[serde(serialize_with = "as_text")]
     pub(crate) device: Device,
     pub(crate) threads: Option<usize>,
@@ -188,6 +247,7 @@ impl Arguments {
             engines: self.engine_cache(),
             prompt: self.prompt_source()?,
             sampler: self.sampler(),
+            loop_guard: self.loop_guard || (self.words.is_some() && !self.no_loop_guard),
             bundle: self.bundle.unwrap_or_default(),
             images: self.image,
             system: self.system,
@@ -255,11 +315,36 @@ impl Arguments {
             top_k: self.top_k.unwrap_or(usual.top_k),
             top_p: self.top_p.unwrap_or(usual.top_p),
             min_p: self.min_p.unwrap_or(usual.min_p),
+            typical_p: self.typical_p.unwrap_or(usual.typical_p),
+            xtc_probability: self.xtc_probability.unwrap_or(usual.xtc_probability),
+            xtc_threshold: self.xtc_threshold.unwrap_or(usual.xtc_threshold),
             repetition_penalty: self.repetition_penalty.unwrap_or(usual.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(usual.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(usual.frequency_penalty),
+            penalty_window: self.penalty_window.unwrap_or(usual.penalty_window),
+            penalize_prompt: self.penalize_prompt,
+            dry_multiplier: self.dry_multiplier.unwrap_or(usual.dry_multiplier),
+            dry_base: self.dry_base.unwrap_or(usual.dry_base),
+            dry_allowed_length: self.dry_allowed_length.unwrap_or(usual.dry_allowed_length),
+            dry_range: self.dry_range.unwrap_or(usual.dry_range),
+            dry_sequence_breakers: if self.dry_breaker.is_empty() {
+                usual.dry_sequence_breakers
+            } else {
+                self.dry_breaker.clone()
+            },
+            no_repeat_ngram_size: self.no_repeat_ngram.unwrap_or(usual.no_repeat_ngram_size),
+            logit_bias: self.logit_bias.iter().copied().collect(),
             seed: self.seed.unwrap_or(usual.seed),
-            ..usual
         }
     }
+}
+
+/// A token's bias, such as `4032=-inf`.
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let pair = text
+        .split_once('=')
+        .and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
+    pair.ok_or_else(|| "use a token id and a number, such as 4032=-1.5 or 4032=-inf".to_owned())
 }
 
 fn as_text<S: serde::Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
@@ -296,11 +381,49 @@ mod tests {
     }
 
     #[test]
+    fn every_sampler_has_a_flag_and_is_in_the_recipe() {
+        let flags = "--temperature 0.9 --top-k 40 --top-p 0.9 --min-p 0.05 --typical-p 0.95 --xtc-probability 0.5 \
+                     --xtc-threshold 0.2 --repetition-penalty 1.1 --presence-penalty -0.5 --frequency-penalty 0.2 \
+                     --penalty-window 256 --penalize-prompt --dry-multiplier 0.8 --dry-base 2 --dry-allowed-length 4 \
+                     --dry-range 500 --dry-breaker ; --no-repeat-ngram 12 --logit-bias 5=-inf --logit-bias 6=1.5 --seed 3";
+        let arguments: Vec<&str> = ["--prompt", "x"]
+            .into_iter()
+            .chain(flags.split_whitespace())
+            .collect();
+        let recipe = parse(&arguments).unwrap().resolve().unwrap();
+        let stored: serde_json::Value = serde_json::to_value(&recipe).unwrap();
+        let read: SamplerSettings = serde_json::from_value(stored["sampler"].clone()).unwrap();
+        assert_eq!(read, recipe.sampler);
+        let usual = serde_json::to_value(SamplerSettings::default()).unwrap();
+        for (name, value) in stored["sampler"].as_object().unwrap() {
+            assert!(
+                name == "greedy" || *value != usual[name],
+                "no flag changed `{name}`"
+            );
+        }
+        assert_eq!(stored["sampler"]["logit_bias"]["5"], "-inf");
+    }
+
+    #[test]
+    fn texts_of_many_words_are_guarded_and_plain_prompts_are_not() {
+        let guarded = |flags: &[&str]| {
+            let arguments = [&["--prompt", "x"], flags].concat();
+            parse(&arguments).unwrap().resolve().unwrap().loop_guard
+        };
+        assert!(!guarded(&["--greedy"]) && guarded(&["--loop-guard"]));
+        assert!(guarded(&["--words", "500"]) && !guarded(&["--words", "500", "--no-loop-guard"]));
+        assert!(parse(&["--prompt", "x", "--loop-guard", "--no-loop-guard"]).is_err());
+    }
+
+    #[test]
     fn wrong_usage_is_refused() {
         assert!(parse(&[]).is_err(), "nothing to write");
         assert!(parse(&["--prompt", "x", "--prompt-file", "y"]).is_err());
         assert!(parse(&["--prompt", "x", "--plan"]).is_err(), "a plan needs words");
         assert!(parse(&["--prompt", "x", "--greedy", "--temperature", "1"]).is_err());
+        assert!(parse(&["--prompt", "x", "--greedy", "--typical-p", "0.9"]).is_err());
+        let error = parse(&["--prompt", "x", "--logit-bias", "a=1"]).unwrap_err();
+        assert!(error.to_string().contains("4032=-inf"), "{error}");
         let error = parse(&["--prompt", "x", "--device", "gpu"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("tensorrt-rtx"), "{error}");

@@ -5,9 +5,10 @@ mod cli;
 mod environment;
 mod overview;
 mod progress;
+mod settled_output;
 mod text_file;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -21,6 +22,7 @@ use serde::Serialize;
 
 use crate::cli::{Arguments, PromptSource, Recipe};
 use crate::progress::Progress;
+use crate::settled_output::{SettledOutput, print_text};
 use crate::text_file::{TextFile, beside};
 
 /// Exit status after Ctrl-C, as shells have it.
@@ -171,6 +173,7 @@ fn write_words(
         sampler: recipe.sampler.clone(),
         max_section_tokens: recipe.max_new_tokens.unwrap_or(usize::MAX),
         stop: recipe.stop.clone(),
+        loop_guard: recipe.loop_guard,
         cancel: cancel.clone(),
     };
     let mut writer = Writer::new(engine, task, settings)?;
@@ -207,6 +210,7 @@ fn write_plain(
         max_new_tokens: recipe.max_new_tokens.unwrap_or(USUAL_TOKENS),
         stop: recipe.stop.clone(),
         ignore_eos: recipe.ignore_eos,
+        loop_guard: recipe.loop_guard,
         cancel: cancel.clone(),
         ..GenerationSettings::default()
     };
@@ -244,7 +248,7 @@ fn prompt(recipe: &Recipe, engine: &Engine, images: &[RgbImage]) -> Result<Promp
 struct Desk {
     progress: Progress,
     file: Option<TextFile>,
-    to_stdout: bool,
+    stdout: Option<SettledOutput>,
     text: String,
     stats: Totals,
     /// The first failure of writing the text; told at the end, since events cannot fail.
@@ -256,6 +260,7 @@ struct Desk {
 struct Totals {
     last: Stats,
     prompt_tokens: usize,
+    loop_interventions: usize,
     prefilled: usize,
     prefill_seconds: f64,
     steps: usize,
@@ -269,6 +274,7 @@ struct Report {
     token_ids: Vec<u32>,
     prompt_tokens: usize,
     finish_reason: FinishReason,
+    loop_interventions: usize,
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     time_to_first_token: f64,
@@ -283,7 +289,7 @@ impl Desk {
         Ok(Self {
             progress: Progress::new(recipe.words, to_stdout && std::io::stdout().is_terminal()),
             file: recipe.out.as_deref().map(TextFile::create).transpose()?,
-            to_stdout,
+            stdout: to_stdout.then(|| SettledOutput::new(recipe.loop_guard)),
             text: String::new(),
             stats: Totals::default(),
             failure: None,
@@ -293,7 +299,10 @@ impl Desk {
     fn writer(&mut self, event: &WriterEvent) {
         self.progress.writer(event);
         match event {
-            WriterEvent::Text(text) => self.put(text),
+            WriterEvent::Text(text) => {
+                self.put(text);
+                self.settle_all();
+            }
             WriterEvent::Generation(event) => self.generation(event),
             _ => {}
         }
@@ -302,8 +311,11 @@ impl Desk {
     fn generation(&mut self, event: &Event) {
         match event {
             Event::Token { text, .. } => self.put(text),
+            Event::Rewound { bytes, .. } => self.take_back(*bytes),
+            Event::Settled { bytes } => self.print(|stdout, text| stdout.settle(text, *bytes)),
             Event::Finished { text, stats, .. } => {
                 self.put(text);
+                self.settle_all();
                 self.stats.add(stats);
             }
             _ => {}
@@ -312,12 +324,35 @@ impl Desk {
 
     fn put(&mut self, text: &str) {
         self.text.push_str(text);
-        let result = match &mut self.file {
-            Some(file) => file.push(text),
-            None if self.to_stdout => print_text(text),
-            None => Ok(()),
-        };
-        if let Err(error) = result {
+        if let Some(file) = &mut self.file {
+            let written = file.push(text);
+            self.note(written);
+        }
+        self.print(SettledOutput::add);
+    }
+
+    fn take_back(&mut self, bytes: usize) {
+        self.text.truncate(self.text.len() - bytes);
+        if let Some(file) = &mut self.file {
+            let taken = file.take_back(bytes);
+            self.note(taken);
+        }
+    }
+
+    /// All text so far stays.
+    fn settle_all(&mut self) {
+        self.print(SettledOutput::settle_all);
+    }
+
+    fn print(&mut self, print: impl FnOnce(&mut SettledOutput, &str) -> Result<()>) {
+        if let Some(stdout) = &mut self.stdout {
+            let printed = print(stdout, &self.text);
+            self.note(printed);
+        }
+    }
+
+    fn note(&mut self, outcome: Result<()>) {
+        if let Err(error) = outcome {
             self.failure.get_or_insert(error);
         }
     }
@@ -336,6 +371,7 @@ impl Desk {
             token_ids,
             prompt_tokens: totals.prompt_tokens,
             finish_reason,
+            loop_interventions: totals.loop_interventions,
             prefill_tokens_per_second: per_second(totals.prefilled, totals.prefill_seconds),
             decode_tokens_per_second: per_second(totals.steps, totals.decode_seconds),
             time_to_first_token: totals.last.time_to_first_token,
@@ -356,7 +392,7 @@ impl Desk {
             report.finish_reason,
             report.finish_reason == FinishReason::Cancelled,
         );
-        if self.to_stdout && !self.text.ends_with('\n') {
+        if self.stdout.is_some() && !self.text.ends_with('\n') {
             print_text("\n")?;
         }
         match (self.file, &recipe.out) {
@@ -367,6 +403,12 @@ impl Desk {
                 save_recipe(recipe, path)?;
             }
             _ => {}
+        }
+        if reason == FinishReason::LoopDetected {
+            say(
+                "the text ends early: the model turned in circles, and three tries did not get it out; try a higher \
+                 `--temperature`, `--dry-multiplier 0.8`, or another prompt",
+            );
         }
         if recipe.json {
             print_text(&format!("{}\n", serde_json::to_string(&report)?))?;
@@ -399,6 +441,7 @@ impl Totals {
         let seconds = |count: usize, rate: f64| if rate > 0.0 { count as f64 / rate } else { 0.0 };
         let steps = stats.generated_tokens.saturating_sub(1);
         self.prompt_tokens += stats.prompt_tokens;
+        self.loop_interventions += stats.loop_interventions;
         self.prefilled += stats.prefilled_tokens;
         self.prefill_seconds += seconds(stats.prefilled_tokens, stats.prefill_tokens_per_second);
         self.steps += steps;
@@ -411,14 +454,6 @@ fn save_recipe(recipe: &Recipe, out: &std::path::Path) -> Result<()> {
     let mut file = TextFile::create(&beside(out, ".recipe.json"))?;
     file.push(&format!("{}\n", serde_json::to_string_pretty(recipe)?))?;
     file.finish()
-}
-
-fn print_text(text: &str) -> Result<()> {
-    // Unlike `print!`, this does not panic when nobody reads the pipe any more.
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .context("cannot write to standard output")
 }
 
 #[expect(clippy::print_stderr, reason = "people read messages on standard error")]

@@ -10,6 +10,8 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     target: Option<usize>,
     words: WordCounter,
+    /// The text so far, since words cannot be taken back from a counter.
+    text: String,
     writing: Option<Instant>,
     section: String,
 }
@@ -30,6 +32,7 @@ impl Progress {
             bar,
             target,
             words: WordCounter::new(),
+            text: String::new(),
             writing: None,
             section: String::new(),
         }
@@ -85,12 +88,18 @@ impl Progress {
             }
             Event::Token { text, .. } | Event::Finished { text, .. } => {
                 self.words.push(text);
+                self.text.push_str(text);
                 let begin = *self.writing.get_or_insert_with(Instant::now);
                 self.show(format!(
                     "{}{}",
                     self.section,
                     pace(self.words.count(), self.target, begin.elapsed())
                 ));
+            }
+            Event::Rewound { bytes, .. } => {
+                self.text.truncate(self.text.len() - bytes);
+                self.words = WordCounter::new();
+                self.words.push(&self.text);
             }
             _ => {}
         }

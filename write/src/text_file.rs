@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,6 +34,22 @@ impl TextFile {
     pub(crate) fn push(&mut self, text: &str) -> Result<()> {
         let written = self.file.write_all(text.as_bytes());
         written.with_context(|| format!("cannot write `{}`; is the disk full?", self.temporary.display()))
+    }
+
+    /// Takes back the last `bytes` bytes.
+    pub(crate) fn take_back(&mut self, bytes: usize) -> Result<()> {
+        let taken = self
+            .file
+            .stream_position()
+            .map(|length| length.saturating_sub(bytes as u64))
+            .and_then(|length| self.file.set_len(length).map(|()| length))
+            .and_then(|length| self.file.seek(SeekFrom::Start(length)));
+        taken.map(|_| ()).with_context(|| {
+            format!(
+                "cannot shorten `{}`; can the file be changed?",
+                self.temporary.display()
+            )
+        })
     }
 
     /// Brings the text to the disk and leaves the file under its temporary name.
@@ -82,7 +98,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.md");
         let mut file = TextFile::create(&path).unwrap();
-        file.push("one ").unwrap();
+        file.push("one tree").unwrap();
+        file.take_back(4).unwrap();
         assert!(!path.exists());
         file.push("two").unwrap();
         file.finish().unwrap();

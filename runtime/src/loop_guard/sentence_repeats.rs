@@ -1,0 +1,135 @@
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::words::count_words;
+use crate::written::{SentenceEnd, WrittenText};
+
+/// Fewest words of a sentence that counts. Where words are characters it takes twice as many.
+const LEAST_WORDS: usize = 4;
+
+/// The time at which a sentence is a loop.
+const TIMES: usize = 3;
+
+/// Finds a sentence that comes for the third time in a text. Case and punctuation make no difference; sentences in code
+/// blocks and tables do not count.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SentenceRepeats {
+    /// Sentences that were looked at.
+    seen: usize,
+    /// How often each came, by its hash.
+    counts: HashMap<u64, usize>,
+    /// Since when all sentences were there before.
+    repeated_since: Option<usize>,
+}
+
+impl SentenceRepeats {
+    /// Looks at the sentences that are new. Returns where sentences began to be repeated, if one comes for the third time.
+    pub(super) fn look(&mut self, written: &WrittenText) -> Option<usize> {
+        let mut looped = None;
+        while let Some(end) = written.sentence_ends().get(self.seen) {
+            let start = match self.seen.checked_sub(1) {
+                Some(last) => written.sentence_ends()[last],
+                None => SentenceEnd { tokens: 0, bytes: 0 },
+            };
+            self.seen += 1;
+            if written.in_code_or_table(end.tokens - 1) {
+                continue;
+            }
+            if self.count(&written.text()[start.bytes..end.bytes], start.tokens) >= TIMES {
+                looped = self.repeated_since;
+            }
+        }
+        looped
+    }
+
+    /// Since when sentences are repeated, or may turn out to be.
+    pub(super) fn since(&self, written: &WrittenText) -> Option<usize> {
+        let unfinished = written.sentence_ends().last().map_or(0, |end| end.tokens);
+        Some(self.repeated_since.unwrap_or(unfinished))
+    }
+
+    /// How often a sentence came, this time included; 0 for one that is too short.
+    fn count(&mut self, sentence: &str, start: usize) -> usize {
+        let normalized = normalized(sentence);
+        let least = if normalized.contains(' ') {
+            LEAST_WORDS
+        } else {
+            2 * LEAST_WORDS
+        };
+        if count_words(&normalized) < least {
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        normalized.hash(&mut hasher);
+        let count = self.counts.entry(hasher.finish()).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.repeated_since = None;
+        } else {
+            self.repeated_since.get_or_insert(start);
+        }
+        *count
+    }
+}
+
+/// Letters and digits in lower case, with one blank between words.
+fn normalized(sentence: &str) -> String {
+    let words = sentence
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{processor, tokens_of};
+
+    /// Where the loop began that is found in a text, as the text before it.
+    fn before_loop(text: &str) -> Option<&str> {
+        let mut written = WrittenText::new(processor().tokenizer(), &[], &[], &[]);
+        let mut repeats = SentenceRepeats::default();
+        tokens_of(text).into_iter().find_map(|id| {
+            written.push(id);
+            repeats.look(&written).map(|began| &text[..began])
+        })
+    }
+
+    #[test]
+    fn a_sentence_comes_three_times() {
+        assert_eq!(
+            before_loop(
+                "Bees fly far away. Wasps sting. Bees fly FAR away! So it is with them. Bees fly - far away. End."
+            ),
+            Some("Bees fly far away. Wasps sting. Bees fly FAR away! So it is with them.")
+        );
+        assert_eq!(
+            before_loop("A start. Bees fly far away. Bees fly far away. Bees fly far away. "),
+            Some("A start. Bees fly far away."),
+            "the first of them stays"
+        );
+        assert_eq!(
+            before_loop("They fly far. They fly far. They fly far. They fly far. "),
+            None
+        );
+        assert_eq!(before_loop("Bees fly far away. Bees fly far away. "), None);
+    }
+
+    #[test]
+    fn code_and_tables_do_not_count() {
+        assert_eq!(before_loop(&"| bees fly far away |\n".repeat(5)), None);
+        assert_eq!(
+            before_loop(&format!("```\n{}```\n", "the same line of code\n".repeat(5))),
+            None
+        );
+    }
+
+    #[test]
+    fn chinese_sentences_have_no_blanks() {
+        let text = "蜜蜂飞得非常远。蜜蜂飞得非常远。蜜蜂飞得非常远。";
+        // Bytes are tokens here, and seven characters are too few.
+        assert_eq!(before_loop(text), None);
+        let text = text.replace("远", "远的");
+        assert!(before_loop(&format!("{text}完")).is_some());
+    }
+}
