@@ -35,6 +35,7 @@ fn the_writer_ends_with_the_promised_object() {
     let promised = [
         "decode_tokens_per_second",
         "finish_reason",
+        "loop_interventions",
         "peak_rss_bytes",
         "prefill_tokens_per_second",
         "prompt_tokens",

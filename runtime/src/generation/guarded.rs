@@ -140,7 +140,7 @@ mod tests {
         ScriptedDecoder::new(move |ids| {
             let written = &ids[2..];
             let byte = match written.iter().position(|id| *id == token_of(b'-')) {
-                Some(left) if !rest.is_empty() => rest.bytes().nth(written.len() - left - 1),
+                Some(left) if !rest.is_empty() => rest.as_bytes().get(written.len() - left - 1).copied(),
                 _ => start.bytes().chain(unit.bytes().cycle()).nth(written.len()),
             };
             byte.map_or(END, token_of)
@@ -296,8 +296,10 @@ mod tests {
         let before = sentence.repeat(2);
         let run = |written_tokens| {
             let text = format!("{before}{sentence}The end is near. ");
-            let mut session =
-                ScriptedDecoder::new(move |ids| text.bytes().nth(ids.len()).map_or(END, token_of)).session();
+            let mut session = ScriptedDecoder::new(move |ids| {
+                text.as_bytes().get(ids.len()).copied().map_or(END, token_of)
+            })
+            .session();
             session.extend(text_prompt(&before)).unwrap();
             let settings = GenerationSettings {
                 written_tokens,

@@ -73,8 +73,8 @@ mod tests {
     /// When a loop is found in these tokens, and where it began.
     fn found(tokens: impl IntoIterator<Item = u32>) -> Option<(usize, usize)> {
         let mut ngrams = DistinctNgrams::default();
-        let mut push = |(place, id)| Some((place, ngrams.push(place, id)?));
-        tokens.into_iter().enumerate().find_map(|token| push(token))
+        let push = |(place, id)| Some((place, ngrams.push(place, id)?));
+        tokens.into_iter().enumerate().find_map(push)
     }
 
     #[test]
