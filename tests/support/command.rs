@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::engine::library;
-use crate::folder::{target_folder, workspace};
+use crate::folder::{scratch, target_folder, workspace};
 
 /// What a command did.
 pub struct Run {
@@ -69,16 +69,32 @@ pub fn lwv_write() -> Command {
     command
 }
 
-/// A binary of another package of the workspace. Cargo builds those of the package under test only, so they are built
-/// here; that is quick where they are up to date, and a stale one is never run.
+/// The folder that the C library is installed under, by its own script, once in this process.
+pub fn installed_c_library() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        let prefix = scratch().join("c-library");
+        let mut install = Command::new(workspace().join("runtime/capi/install"));
+        let run = Run::of(install.arg(&prefix).arg(built()));
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        prefix
+    })
+}
+
+/// A binary of another package of the workspace.
 fn binary(name: &str) -> PathBuf {
+    built().join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// The folder of what other packages of the workspace build. Cargo builds the package under test only, so they are built
+/// here; that is quick where they are up to date, and a stale one is never run.
+fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
+    FOLDER.get_or_init(|| {
         let folder = target_folder();
         build(&folder);
         folder
-    });
-    folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    })
 }
 
 fn build(folder: &Path) {
@@ -90,8 +106,9 @@ fn build(folder: &Path) {
     let mut command = Command::new(cargo);
     command
         .current_dir(workspace())
-        .args(["build", "--quiet", "--locked", "--offline", "--bins"])
-        .args(["-p", "lwv-export", "-p", "lwv-write", "--profile", profile])
+        .args(["build", "--quiet", "--locked", "--offline", "--bins", "--lib"])
+        .args(["-p", "lwv-export", "-p", "lwv-write", "-p", "lwv-capi"])
+        .args(["--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap());
     let built = Run::of(&mut command);
