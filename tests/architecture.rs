@@ -61,6 +61,9 @@ const NEVER: &[(&str, bool, &[&str])] = &[
     ),
 ];
 
+/// Crates that the runtime may stand on, itself and those that only compile included.
+const MOST_CRATES: usize = 100;
+
 /// Crates that talk to a network, or that only those need.
 const NETWORK: &[&str] = &[
     "reqwest",
@@ -159,6 +162,20 @@ fn dependencies_point_one_way() {
             );
         }
     }
+}
+
+/// Who embeds the library builds, audits and ships all of it. `scripts/slim` also weighs the program.
+#[test]
+fn the_runtime_stands_on_few_crates() {
+    let arguments = "tree -p lwv-runtime -e normal --prefix none --format {p}";
+    let listed = cargo(&arguments.split(' ').collect::<Vec<_>>());
+    let crates: BTreeSet<&str> = listed.lines().map(|line| line.trim_end_matches(" (*)")).collect();
+    assert!(
+        crates.len() > 20 && crates.len() <= MOST_CRATES,
+        "lwv-runtime stands on {} crates, at most {MOST_CRATES} are wanted; see `cargo tree -p lwv-runtime -e normal`, and \
+         with `-d` what is there in two versions, which `cargo update --precise` may bring together",
+        crates.len()
+    );
 }
 
 #[test]

@@ -1,11 +1,7 @@
-use std::io::{Cursor, ErrorKind};
 use std::path::Path;
 
-use image::error::LimitErrorKind;
-use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
-
-use crate::{Error, Result, jpeg};
+use crate::image_format::ImageFormat;
+use crate::{Error, Result, RgbImage, jpeg, png, webp};
 
 /// More pixels than this are taken for a decompression bomb: twice Pillow's `MAX_IMAGE_PIXELS`, where it refuses too.
 pub const MAX_PIXELS: u64 = 2 * (1024 * 1024 * 1024 / 4 / 3);
@@ -46,11 +42,12 @@ pub fn decode_image(bytes: &[u8], name: &str) -> Result<RgbImage> {
     let (image, orientation) = if bytes.starts_with(&jpeg::SIGNATURE) {
         jpeg::decode(bytes, name)?
     } else {
-        decode_with_image_crate(bytes, format_of(bytes, name)?, name)?
+        match ImageFormat::of(bytes, name)? {
+            ImageFormat::Png => png::decode(bytes, name)?,
+            ImageFormat::WebP => webp::decode(bytes, name)?,
+        }
     };
-    let mut image = DynamicImage::ImageRgb8(image);
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    Ok(orientation.apply(image))
 }
 
 /// Refuses a size, before any memory for pixels is taken.
@@ -77,156 +74,6 @@ pub(crate) fn check_size(width: u32, height: u32, name: &str) -> Result<()> {
 pub(crate) fn is_too_long(width: u32, height: u32) -> bool {
     let (long, short) = (width.max(height), width.min(height));
     u64::from(long) > u64::from(short) * u64::from(MAX_ASPECT_RATIO)
-}
-
-pub(crate) fn format_of(bytes: &[u8], name: &str) -> Result<ImageFormat> {
-    let found = match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::WebP)) => return Ok(format),
-        Ok(other) => format!(
-            "a {} image",
-            other
-                .extensions_str()
-                .first()
-                .unwrap_or(&"foreign")
-                .to_uppercase()
-        ),
-        // What phones write as `.heic`; the `image` crate does not know it.
-        Err(_) if bytes.get(4..8) == Some(b"ftyp") => "a HEIF image or a video".to_owned(),
-        Err(_) => {
-            return Err(Error::NotAnImage {
-                name: name.to_owned(),
-            });
-        }
-    };
-    Err(Error::UnsupportedImage {
-        name: name.to_owned(),
-        found,
-    })
-}
-
-/// Decodes an image with the `image` crate; the orientation is returned, not applied.
-pub(crate) fn decode_with_image_crate(
-    bytes: &[u8],
-    format: ImageFormat,
-    name: &str,
-) -> Result<(RgbImage, Orientation)> {
-    let fail = |error| describe(error, bytes, name);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits());
-    let mut decoder = reader.into_decoder().map_err(fail)?;
-    let (width, height) = decoder.dimensions();
-    check_size(width, height, name)?;
-    // Broken metadata does not spoil the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let color = decoder.color_type();
-    let mut samples = zeros(decoder.total_bytes(), name)?;
-    decoder.read_image(&mut samples).map_err(fail)?;
-    let pixels = to_rgb(samples, color).ok_or_else(|| Error::UnsupportedImage {
-        name: name.to_owned(),
-        found: format!("an image with pixels of type {color:?}"),
-    })?;
-    let image = RgbImage::from_raw(width, height, pixels).ok_or_else(|| Error::DamagedImage {
-        name: name.to_owned(),
-        message: "it has too few pixels".to_owned(),
-    })?;
-    Ok((image, orientation))
-}
-
-pub(crate) fn limits() -> Limits {
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_MEMORY);
-    limits
-}
-
-/// Memory for decoded samples; not to be had is an error here, not the end of the process.
-fn zeros(bytes: u64, name: &str) -> Result<Vec<u8>> {
-    let refused = || Error::ImageMemory {
-        name: name.to_owned(),
-        bytes,
-    };
-    let length = usize::try_from(bytes)
-        .ok()
-        .filter(|_| bytes <= MAX_MEMORY)
-        .ok_or_else(refused)?;
-    let mut samples = Vec::new();
-    samples.try_reserve_exact(length).map_err(|_| refused())?;
-    samples.resize(length, 0);
-    Ok(samples)
-}
-
-/// Makes decoded samples RGB, as `convert_to_rgb` in transformers `image_transforms.py` does.
-fn to_rgb(samples: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
-    Some(match color {
-        ColorType::Rgb8 => samples,
-        ColorType::Rgba8 => samples
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .flat_map(|[r, g, b, a]| on_white([*r, *g, *b], *a))
-            .collect(),
-        ColorType::L8 => samples.iter().flat_map(|grey| [*grey; 3]).collect(),
-        ColorType::La8 => samples
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .flat_map(|[grey, a]| on_white([*grey; 3], *a))
-            .collect(),
-        ColorType::Rgb16 => to_rgb(upper_halves(&samples), ColorType::Rgb8)?,
-        ColorType::Rgba16 => to_rgb(upper_halves(&samples), ColorType::Rgba8)?,
-        ColorType::L16 => to_rgb(upper_halves(&samples), ColorType::L8)?,
-        ColorType::La16 => to_rgb(upper_halves(&samples), ColorType::La8)?,
-        _ => return None,
-    })
-}
-
-/// A pixel of some opacity in front of white, in the fixed-point arithmetic of Pillow's `AlphaComposite.c`.
-fn on_white(pixel: [u8; 3], alpha: u8) -> [u8; 3] {
-    const BITS: u32 = 7;
-    let (front, back) = (u32::from(alpha), 255 - u32::from(alpha));
-    pixel.map(|channel| {
-        let sum = (u32::from(channel) * front + 255 * back + 128) << BITS;
-        ((((sum >> 8) + sum) >> 8) >> BITS) as u8
-    })
-}
-
-/// The upper 8 bits of 16-bit samples in the machine's byte order.
-fn upper_halves(samples: &[u8]) -> Vec<u8> {
-    samples
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|sample| (u16::from_ne_bytes(*sample) >> 8) as u8)
-        .collect()
-}
-
-pub(crate) fn describe(error: ImageError, bytes: &[u8], name: &str) -> Error {
-    let name = name.to_owned();
-    match &error {
-        ImageError::Unsupported(unsupported) => Error::UnsupportedImage {
-            name,
-            found: format!("an image with {:?}", unsupported.kind()),
-        },
-        ImageError::Limits(limit) if matches!(limit.kind(), LimitErrorKind::InsufficientMemory) => {
-            Error::ImageMemory {
-                name,
-                bytes: MAX_MEMORY,
-            }
-        }
-        ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => Error::TruncatedImage { name },
-        _ if is_cut_webp(bytes) => Error::TruncatedImage { name },
-        _ => Error::DamagedImage {
-            name,
-            message: error.to_string(),
-        },
-    }
-}
-
-/// Whether a WebP file is shorter than its first lines say; its decoder only calls that corrupt.
-fn is_cut_webp(bytes: &[u8]) -> bool {
-    match bytes.first_chunk::<8>() {
-        Some([b'R', b'I', b'F', b'F', length @ ..]) => bytes.len() < u32::from_le_bytes(*length) as usize + 8,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

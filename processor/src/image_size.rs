@@ -1,10 +1,8 @@
 use std::io::{BufRead, Read, Seek};
 
-use image::metadata::Orientation;
-use image::{ImageDecoder, ImageReader};
-
-use crate::image::{check_size, describe, format_of, limits};
-use crate::{Error, Result, jpeg, jpeg_header};
+use crate::image::check_size;
+use crate::image_format::ImageFormat;
+use crate::{Error, Result, jpeg, jpeg_header, png, webp};
 
 /// Bytes that tell the formats apart.
 const HEAD: u64 = 16;
@@ -27,10 +25,13 @@ pub fn image_size(mut reader: impl BufRead + Seek, name: &str) -> Result<(u32, u
     let (width, height, orientation) = if head.starts_with(&jpeg::SIGNATURE) {
         jpeg_header::read(&mut reader, name)?
     } else {
-        read_with_image_crate(reader, &head, name)?
+        match ImageFormat::of(&head, name)? {
+            ImageFormat::Png => png::read_header(reader, name)?,
+            ImageFormat::WebP => webp::read_header(reader, &head, name)?,
+        }
     };
     check_size(width, height, name)?;
-    Ok(if swaps_sides(orientation) {
+    Ok(if orientation.swaps_sides() {
         (height, width)
     } else {
         (width, height)
@@ -43,31 +44,6 @@ fn read_head(reader: &mut (impl BufRead + Seek)) -> std::io::Result<Vec<u8>> {
     reader.by_ref().take(HEAD).read_to_end(&mut head)?;
     reader.rewind()?;
     Ok(head)
-}
-
-fn read_with_image_crate(
-    reader: impl BufRead + Seek,
-    head: &[u8],
-    name: &str,
-) -> Result<(u32, u32, Orientation)> {
-    let mut reader = ImageReader::with_format(reader, format_of(head, name)?);
-    reader.limits(limits());
-    let mut decoder = reader
-        .into_decoder()
-        .map_err(|error| describe(error, head, name))?;
-    let (width, height) = decoder.dimensions();
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok((width, height, orientation))
-}
-
-fn swaps_sides(orientation: Orientation) -> bool {
-    matches!(
-        orientation,
-        Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH
-    )
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
-use image::metadata::Orientation;
-use image::{ImageFormat, RgbImage};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
 
-use crate::image::{MAX_MEMORY, MAX_PIXELS, check_size, decode_with_image_crate};
-use crate::{Error, Result};
+use crate::image::{MAX_MEMORY, MAX_PIXELS, check_size};
+use crate::orientation::Orientation;
+use crate::samples::zeros;
+use crate::{Error, Result, RgbImage};
 
 /// What every JPEG file begins with.
 pub(crate) const SIGNATURE: [u8; 3] = [0xFF, 0xD8, 0xFF];
@@ -13,7 +18,7 @@ const SIDE: usize = u16::MAX as usize;
 
 /// Decodes a JPEG image; the orientation is returned, not applied.
 ///
-/// Not with the `image` crate's decoder: that one differs from libjpeg-turbo, which Pillow uses, by up to 6 levels of
+/// Not with zune-jpeg, which the `image` crate uses: that one differs from libjpeg-turbo, which Pillow uses, by up to 6 levels of
 /// 255 on photos with 4:2:0 colour. This one gave the same bytes.
 pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<(RgbImage, Orientation)> {
     // The pixel limit is checked below, where the error can name the size.
@@ -28,8 +33,8 @@ pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<(RgbImage, Orientation)
     let (width, height) = (u32::from(frame.width), u32::from(frame.height));
     check_size(width, height, name)?;
     if frame.components.len() > 3 {
-        // With four inks this decoder panics at odd sizes (0.9.0), so the `image` crate takes over.
-        return decode_with_image_crate(bytes, ImageFormat::Jpeg, name);
+        // With four inks this decoder panics at odd sizes (0.9.0), so the other one takes over.
+        return decode_four_inks(bytes, (width, height), name);
     }
     decoder.set_limits(DecodeLimits {
         max_pixels: MAX_PIXELS,
@@ -37,16 +42,45 @@ pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<(RgbImage, Orientation)
         ..header
     });
     decoder.set_output_format(PixelFormat::Rgb);
-    let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
+    let number = decoder.exif_orientation().map(u16::from);
+    let orientation = number.and_then(Orientation::of_number);
     let pixels = decoder
         .decode_image()
         .map_err(|error| describe(error, name))?
         .data;
-    let image = RgbImage::from_raw(width, height, pixels).ok_or_else(|| Error::DamagedImage {
+    let image = whole((width, height), pixels, name)?;
+    Ok((image, orientation.unwrap_or(Orientation::UPRIGHT)))
+}
+
+fn decode_four_inks(
+    bytes: &[u8],
+    (width, height): (u32, u32),
+    name: &str,
+) -> Result<(RgbImage, Orientation)> {
+    let fail = |error: DecodeErrors| Error::DamagedImage {
+        name: name.to_owned(),
+        message: error.to_string(),
+    };
+    let options = DecoderOptions::default()
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+        .set_strict_mode(false)
+        .set_max_width(SIDE)
+        .set_max_height(SIDE);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(fail)?;
+    let orientation = decoder
+        .exif()
+        .map_or(Orientation::UPRIGHT, |block| Orientation::of_exif(block));
+    let mut pixels = zeros(decoder.output_buffer_size().unwrap_or(0), name)?;
+    decoder.decode_into(&mut pixels).map_err(fail)?;
+    Ok((whole((width, height), pixels, name)?, orientation))
+}
+
+fn whole((width, height): (u32, u32), pixels: Vec<u8>, name: &str) -> Result<RgbImage> {
+    RgbImage::from_raw(width, height, pixels).ok_or_else(|| Error::DamagedImage {
         name: name.to_owned(),
         message: "it has too few pixels".to_owned(),
-    })?;
-    Ok((image, orientation.unwrap_or(Orientation::NoTransforms)))
+    })
 }
 
 fn describe(error: JpegError, name: &str) -> Error {
@@ -126,11 +160,11 @@ mod tests {
         // 3 is upside down, 6 lies on its left side.
         assert_eq!(
             decode_image(&oriented(3), "3.jpg").unwrap(),
-            image::imageops::rotate180(&upright)
+            RgbImage::from_fn(10, 6, |x, y| upright.pixel(9 - x, 5 - y))
         );
         assert_eq!(
             decode_image(&oriented(6), "6.jpg").unwrap(),
-            image::imageops::rotate90(&upright)
+            RgbImage::from_fn(6, 10, |x, y| upright.pixel(y, 5 - x))
         );
         assert_eq!(decode_image(&oriented(9), "9.jpg").unwrap(), upright);
     }
@@ -182,10 +216,9 @@ mod tests {
         let subsampling = libjpeg_turbo_rs::Subsampling::S444;
         let bytes = libjpeg_turbo_rs::compress(&inks, 9, 7, PixelFormat::Cmyk, 100, subsampling).unwrap();
         let image = decode_image(&bytes, "inks.jpg").unwrap();
-        for pixel in image.pixels() {
+        for pixel in image.as_raw().as_chunks::<3>().0 {
             assert!(
                 pixel
-                    .0
                     .iter()
                     .zip([200, 100, 50])
                     .all(|(got, want)| got.abs_diff(want) <= 2),

@@ -1,7 +1,6 @@
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
-use image::metadata::Orientation;
-
+use crate::orientation::Orientation;
 use crate::{Error, Result};
 
 const START: u8 = 0xD8;
@@ -65,7 +64,7 @@ fn walk(reader: &mut (impl Read + Seek)) -> Result<(u32, u32, Orientation), Fail
         reader.seek(SeekFrom::Start(next))?;
     }
     let (width, height) = size.ok_or(Failure::Structure("no frame header before the first scan"))?;
-    Ok((width, height, orientation.unwrap_or(Orientation::NoTransforms)))
+    Ok((width, height, orientation.unwrap_or(Orientation::UPRIGHT)))
 }
 
 /// Skips to the next marker; any number of fill bytes may stand before its code.
@@ -95,7 +94,7 @@ fn frame_size(reader: &mut impl Read) -> Result<(u32, u32), Failure> {
 fn exif_orientation(reader: &mut impl Read, length: u64) -> Result<Option<Orientation>, Failure> {
     let mut segment = Vec::new();
     reader.take(length).read_to_end(&mut segment)?;
-    Ok(segment.strip_prefix(EXIF).and_then(Orientation::from_exif_chunk))
+    Ok(segment.strip_prefix(EXIF).map(Orientation::of_exif))
 }
 
 fn byte(reader: &mut impl Read) -> Result<u8, Failure> {

@@ -1,7 +1,5 @@
-use image::RgbImage;
-
 use crate::resize::resize;
-use crate::{Error, Filter, Grid, Result, smart_resize};
+use crate::{Error, Filter, Grid, Result, RgbImage, smart_resize};
 
 /// Colour channels.
 pub(crate) const CHANNELS: usize = 3;
@@ -186,7 +184,7 @@ mod tests {
     #[test]
     fn patches_go_square_by_square() {
         // 8×4 pixels: two squares of four patches. Red is x, green is y, blue is 100.
-        let image = RgbImage::from_fn(8, 4, |x, y| image::Rgb([x as u8, y as u8, 100]));
+        let image = RgbImage::from_fn(8, 4, |x, y| [x as u8, y as u8, 100]);
         let patches = plain().process(&image).unwrap();
         assert_eq!(patches.grid, Grid { t: 1, h: 2, w: 4 });
         let rows: Vec<&[f32]> = patches.values.chunks_exact(3 * 2 * 4).collect();
@@ -217,7 +215,7 @@ mod tests {
             ..plain()
         };
         let patches = processor
-            .process(&RgbImage::from_pixel(4, 4, image::Rgb([0, 128, 255])))
+            .process(&RgbImage::from_pixel(4, 4, [0, 128, 255]))
             .unwrap();
         // (x / 255 − mean) / deviation, by numpy in single precision.
         let want = [-1.792_262_6, 0.168_897_32, 2.145_897];

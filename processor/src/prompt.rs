@@ -1,9 +1,7 @@
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
-
 use crate::vision::Vision;
-use crate::{ChatTemplate, Error, Grid, ImageProcessor, Message, Patches, Result, Tokenizer};
+use crate::{ChatTemplate, Error, Grid, ImageProcessor, Message, Patches, Result, RgbImage, Tokenizer};
 
 /// A prompt as a model takes it.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,6 +4,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+use crate::strftime::{local_time, strftime};
+
 /// An environment that renders chat templates as transformers' does (`utils/chat_template_utils.py`).
 pub(crate) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
@@ -27,12 +29,10 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// The local time in a format of `strftime`.
 fn strftime_now(format: String) -> Result<String, Error> {
-    let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+    strftime(&local_time(), &format).ok_or_else(|| {
         let message = format!("`{format}` is no format of a date");
         Error::new(ErrorKind::InvalidOperation, message)
-    })?;
-    Ok(text)
+    })
 }
 
 /// JSON as Python's `json.dumps` writes it, with the arguments that transformers takes.

@@ -1,10 +1,10 @@
 use std::ffi::CString;
+use std::ptr::NonNull;
 
-use half::f16;
 use ort::AsPointer;
 use ort::memory::{Allocator, MemoryInfo};
 use ort::session::{IoBinding, RunOptions, Session};
-use ort::value::{DynTensor, DynValueRefMut, Shape, TensorRefMut};
+use ort::value::{DynTensor, Shape, TensorElementType};
 
 use crate::error::{Error, Inner, Result};
 
@@ -72,6 +72,15 @@ impl Elements {
             Self::Integer => 8,
         }
     }
+
+    fn tensor_type(self) -> TensorElementType {
+        match self {
+            Self::Byte => TensorElementType::Int8,
+            Self::Half => TensorElementType::Float16,
+            Self::Float => TensorElementType::Float32,
+            Self::Integer => TensorElementType::Int64,
+        }
+    }
 }
 
 impl Binding {
@@ -103,17 +112,7 @@ impl Binding {
         elements: Elements,
         shape: &[usize],
     ) -> Result<Slot> {
-        let element_type = match elements {
-            Elements::Float => ort::value::TensorElementType::Float32,
-            Elements::Half => ort::value::TensorElementType::Float16,
-            Elements::Byte => ort::value::TensorElementType::Int8,
-            Elements::Integer => ort::value::TensorElementType::Int64,
-        };
-        let tensor = DynTensor::new(
-            allocator,
-            element_type,
-            Shape::new(shape.iter().map(|d| *d as i64)),
-        )?;
+        let tensor = DynTensor::new(allocator, elements.tensor_type(), Shape::new(dimensions(shape)))?;
         self.memory.push(Memory::Device(tensor));
         Ok(Slot(self.memory.len() - 1))
     }
@@ -212,7 +211,7 @@ impl Binding {
         } = &self.bound[bind.0];
         let view = self.memory[slot.0].view(shape)?;
         let value = match &view {
-            View::Host(value) => value.ptr(),
+            View::Host(tensor) => tensor.0.as_ptr().cast_const(),
             View::Device(value) => value.ptr(),
         };
         let io = self.io.ptr().cast_mut();
@@ -244,8 +243,21 @@ impl Binding {
 }
 
 enum View<'a> {
-    Host(DynValueRefMut<'static>),
+    Host(HostTensor),
     Device(&'a DynTensor),
+}
+
+/// A tensor over memory that is not its own. The binding of Rust has none whose type is known only now.
+struct HostTensor(NonNull<ort::sys::OrtValue>);
+
+impl Drop for HostTensor {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "a value of the C interface is freed by pointer")]
+        // SAFETY: the tensor was made by `view`, which gave it to this owner alone.
+        unsafe {
+            (ort::api().ReleaseValue)(self.0.as_ptr());
+        }
+    }
 }
 
 impl Memory {
@@ -262,26 +274,32 @@ impl Memory {
         if length > capacity {
             return Err(Inner::Ort(format!("{length} elements do not fit into {capacity}")).into());
         }
-        let (info, shape) = (
-            MemoryInfo::default(),
-            Shape::new(shape.iter().map(|size| *size as i64)),
-        );
+        let (info, shape) = (MemoryInfo::default(), dimensions(shape));
+        let mut tensor = std::ptr::null_mut();
         #[expect(
             unsafe_code,
             reason = "past and present of the cache are one memory, which no reference can say"
         )]
         // SAFETY: `data` points to `capacity` elements of this type on the host, of which the shape has no more. The
-        // memory belongs to the `Binding`, which frees it only after the tensor is unbound.
-        let value = unsafe {
-            match elements {
-                Elements::Float => TensorRefMut::<f32>::from_raw(info, data, shape)?.into_dyn(),
-                Elements::Half => TensorRefMut::<f16>::from_raw(info, data, shape)?.into_dyn(),
-                Elements::Byte => TensorRefMut::<i8>::from_raw(info, data, shape)?.into_dyn(),
-                Elements::Integer => TensorRefMut::<i64>::from_raw(info, data, shape)?.into_dyn(),
-            }
-        };
-        Ok(View::Host(value))
+        // memory belongs to the `Binding`, which frees it only after the tensor is unbound. The status is used once.
+        unsafe {
+            ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
+                info.ptr(),
+                data,
+                length * elements.size(),
+                shape.as_ptr(),
+                shape.len(),
+                elements.tensor_type().into(),
+                &raw mut tensor,
+            ))?;
+        }
+        let tensor = NonNull::new(tensor).ok_or_else(|| Inner::Ort("a tensor is missing".to_owned()))?;
+        Ok(View::Host(HostTensor(tensor)))
     }
+}
+
+fn dimensions(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|size| *size as i64).collect()
 }
 
 /// Zeroed memory that is not touched yet, or an error where there is none.

@@ -1,5 +1,5 @@
 use rand_chacha::ChaCha12Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// A sequence of random numbers that can be gone on with at any place.
 #[derive(Debug, Clone)]
