@@ -2,6 +2,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use fearless_simd::{Level, dispatch};
+
 use crate::Heads;
 use crate::cache::{Cache, Element};
 use crate::exponential::fast_exp;
@@ -114,7 +116,7 @@ impl Attention {
         let head_rows = head * cache.capacity * dim..(head + 1) * cache.capacity * dim;
         ROOM.with_borrow_mut(|room| {
             self.take_queries(&mut room.queries, queries, &tokens, head, cache);
-            pulp::Arch::new().dispatch(RowsOverKeys {
+            let task = RowsOverKeys {
                 dim,
                 keys: &cache.keys[head_rows.clone()],
                 values: &cache.values[head_rows],
@@ -124,7 +126,8 @@ impl Attention {
                 room,
                 softmax: &mut part.softmax,
                 taken: &mut part.taken,
-            });
+            };
+            dispatch!(Level::new(), simd => task.run(simd));
         });
     }
 

@@ -1,4 +1,4 @@
-use pulp::Simd;
+use fearless_simd::{Simd, SimdBase};
 
 use crate::Heads;
 
@@ -11,7 +11,7 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn widen<'a>(rows: &'a [Self], room: &'a mut [f32]) -> &'a [f32];
 
     /// As many of `elements` as a vector has lanes.
-    fn load<S: Simd>(elements: &[Self]) -> S::f32s;
+    fn load<S: Simd>(simd: S, elements: &[Self]) -> S::f32s;
 }
 
 impl Element for f32 {
@@ -26,8 +26,8 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(elements: &[Self]) -> S::f32s {
-        S::as_simd_f32s(&elements[..S::F32_LANES]).0[0]
+    fn load<S: Simd>(simd: S, elements: &[Self]) -> S::f32s {
+        S::f32s::from_slice(simd, &elements[..S::f32s::LEN])
     }
 }
 
@@ -46,12 +46,12 @@ impl Element for i8 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(elements: &[Self]) -> S::f32s {
+    fn load<S: Simd>(simd: S, elements: &[Self]) -> S::f32s {
         let mut wide = [0.0_f32; 16];
-        for (wide, element) in wide[..S::F32_LANES].iter_mut().zip(&elements[..S::F32_LANES]) {
+        for (wide, element) in wide[..S::f32s::LEN].iter_mut().zip(&elements[..S::f32s::LEN]) {
             *wide = f32::from(*element);
         }
-        S::as_simd_f32s(&wide[..S::F32_LANES]).0[0]
+        S::f32s::from_slice(simd, &wide[..S::f32s::LEN])
     }
 }
 

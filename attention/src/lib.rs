@@ -8,7 +8,7 @@
 //! - [`Attention::attend`] computes softmax(q kᵀ) v for new tokens, each of which sees what is before it, in tiles with a running
 //!   maximum (arXiv 2205.14135), divided into tasks that whoever calls spreads over threads.
 //!
-//! Nothing here knows a model, a graph or a runtime, and nothing is unsafe: vector instructions come from `pulp`.
+//! Nothing here knows a model, a graph or a runtime, and nothing is unsafe: vector instructions come from `fearless_simd`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod attend;
@@ -18,6 +18,8 @@ mod product;
 mod rotation;
 mod softmax;
 mod tile;
+
+use fearless_simd::Level;
 
 pub use attend::{Attention, Scratch, Tasks};
 pub use cache::{Cache, Element, Scales};
@@ -52,5 +54,8 @@ impl Heads {
 
 /// Whether this processor has the vector instructions that make this fast. Without them everything is right, and slow.
 pub fn is_fast() -> bool {
-    cfg!(target_arch = "aarch64") || !matches!(pulp::Arch::new(), pulp::Arch::Scalar)
+    #[cfg(target_arch = "x86_64")]
+    return Level::new().as_avx2().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return !Level::new().is_fallback();
 }

@@ -1,6 +1,6 @@
 //! Products of small matrices that lie in the first cache.
 
-use pulp::Simd;
+use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use crate::cache::Element;
 
@@ -49,7 +49,7 @@ pub(crate) fn add_product<S: Simd, T: Element>(
     let vectors = if rows <= 3 { 4 } else { 2 };
     let mut column = 0;
     while column < columns {
-        let left = (columns - column) / S::F32_LANES;
+        let left = (columns - column) / S::f32s::LEN;
         let n = if left >= vectors { vectors } else { 1 };
         let mut row = 0;
         while row < rows {
@@ -70,7 +70,7 @@ pub(crate) fn add_product<S: Simd, T: Element>(
             add!((1, 4)(2, 4)(3, 4)(1, 2)(2, 2)(3, 2)(4, 2)(5, 2)(6, 2)(1, 1)(2, 1)(3, 1)(4, 1)(5, 1)(6, 1));
             row += r;
         }
-        column += n * S::F32_LANES;
+        column += n * S::f32s::LEN;
     }
 }
 
@@ -88,24 +88,24 @@ fn add_block<S: Simd, T: Element, const R: usize, const N: usize>(
         #[inline(always)]
         |row| &a.row(row)[..depth],
     );
-    let mut sums = [[simd.splat_f32s(0.0); N]; R];
+    let mut sums = [[S::f32s::splat(simd, 0.0); N]; R];
     for k in 0..depth {
-        let row = &b.row(k)[..N * S::F32_LANES];
-        let mut b = [simd.splat_f32s(0.0); N];
+        let row = &b.row(k)[..N * S::f32s::LEN];
+        let mut b = [S::f32s::splat(simd, 0.0); N];
         for n in 0..N {
-            b[n] = T::load::<S>(&row[n * S::F32_LANES..]);
+            b[n] = T::load(simd, &row[n * S::f32s::LEN..]);
         }
         for row in 0..R {
-            let factor = simd.splat_f32s(a[row][k]);
+            let factor = S::f32s::splat(simd, a[row][k]);
             for n in 0..N {
-                sums[row][n] = simd.mul_add_f32s(factor, b[n], sums[row][n]);
+                sums[row][n] = factor.mul_add(b[n], sums[row][n]);
             }
         }
     }
     for row in 0..R {
-        let (c, _) = S::as_mut_simd_f32s(&mut c[row * c_stride..][..N * S::F32_LANES]);
         for n in 0..N {
-            c[n] = simd.add_f32s(c[n], sums[row][n]);
+            let c = &mut c[row * c_stride + n * S::f32s::LEN..][..S::f32s::LEN];
+            (S::f32s::from_slice(simd, c) + sums[row][n]).store_slice(c);
         }
     }
 }
@@ -120,28 +120,24 @@ pub(crate) fn dots<S: Simd, T: Element, const R: usize>(
     a: [&[f32]; R],
     b: [&[T]; KEYS_AT_ONCE],
 ) -> [[f32; KEYS_AT_ONCE]; R] {
-    let mut sums = [[simd.splat_f32s(0.0); KEYS_AT_ONCE]; R];
-    let length = a[0].len() / S::F32_LANES;
-    let a = a.map(
-        #[inline(always)]
-        |row| &S::as_simd_f32s(row).0[..length],
-    );
+    let mut sums = [[S::f32s::splat(simd, 0.0); KEYS_AT_ONCE]; R];
+    let length = a[0].len() / S::f32s::LEN;
     for k in 0..length {
-        let mut wide = [simd.splat_f32s(0.0); KEYS_AT_ONCE];
+        let mut wide = [S::f32s::splat(simd, 0.0); KEYS_AT_ONCE];
         for key in 0..KEYS_AT_ONCE {
-            wide[key] = T::load::<S>(&b[key][k * S::F32_LANES..]);
+            wide[key] = T::load(simd, &b[key][k * S::f32s::LEN..]);
         }
         for row in 0..R {
-            let factor = a[row][k];
+            let factor = S::f32s::from_slice(simd, &a[row][k * S::f32s::LEN..][..S::f32s::LEN]);
             for key in 0..KEYS_AT_ONCE {
-                sums[row][key] = simd.mul_add_f32s(factor, wide[key], sums[row][key]);
+                sums[row][key] = factor.mul_add(wide[key], sums[row][key]);
             }
         }
     }
     let mut out = [[0.0; KEYS_AT_ONCE]; R];
     for row in 0..R {
         for key in 0..KEYS_AT_ONCE {
-            out[row][key] = simd.reduce_sum_f32s(sums[row][key]);
+            out[row][key] = sums[row][key].reduce_sum();
         }
     }
     out

@@ -1,4 +1,4 @@
-use pulp::Simd;
+use fearless_simd::{Simd, SimdBase};
 
 use crate::exponential::fast_exp;
 
@@ -45,20 +45,18 @@ impl RunningSoftmax {
 
 #[inline(always)]
 fn largest<S: Simd>(simd: S, values: &[f32]) -> f32 {
-    let (vectors, _) = S::as_simd_f32s(values);
-    let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
-    for vector in vectors {
-        largest = simd.max_f32s(largest, *vector);
+    let mut largest = S::f32s::splat(simd, f32::NEG_INFINITY);
+    for values in values.chunks_exact(S::f32s::LEN) {
+        largest = largest.max(S::f32s::from_slice(simd, values));
     }
-    simd.reduce_max_f32s(largest)
+    largest.reduce_max()
 }
 
 #[inline(always)]
 fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
-    let (vectors, _) = S::as_simd_f32s(values);
-    let mut sum = simd.splat_f32s(0.0);
-    for vector in vectors {
-        sum = simd.add_f32s(sum, *vector);
+    let mut sum = S::f32s::splat(simd, 0.0);
+    for values in values.chunks_exact(S::f32s::LEN) {
+        sum += S::f32s::from_slice(simd, values);
     }
-    simd.reduce_sum_f32s(sum)
+    sum.reduce_sum()
 }

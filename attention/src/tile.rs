@@ -1,4 +1,4 @@
-use pulp::{Simd, WithSimd};
+use fearless_simd::Simd;
 
 use crate::cache::Element;
 use crate::product::{KEYS_AT_ONCE, View, add_product, dots};
@@ -41,11 +41,10 @@ pub(crate) struct RowsOverKeys<'a, T> {
     pub(crate) taken: &'a mut [f32],
 }
 
-impl<T: Element> WithSimd for RowsOverKeys<'_, T> {
-    type Output = ();
-
+impl<T: Element> RowsOverKeys<'_, T> {
+    /// Computes it with the vectors of `simd`.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    pub(crate) fn run<S: Simd>(self, simd: S) {
         let (rows, dim) = (self.softmax.len(), self.dim);
         let Room {
             queries,

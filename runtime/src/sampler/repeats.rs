@@ -47,7 +47,7 @@ impl Repeats {
 mod tests {
     use super::*;
     use rand_chacha::ChaCha12Rng;
-    use rand_chacha::rand_core::{Rng, SeedableRng};
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
 
     fn found(tokens: &[u32]) -> Vec<usize> {
         let mut repeats = Repeats::default();
