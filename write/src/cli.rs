@@ -1,7 +1,9 @@
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Parser};
-use lwv_runtime::{Device, EngineCache, SamplerSettings};
+use clap::{ArgGroup, Parser, Subcommand};
+use lwv_runtime::SamplerSettings;
+use lwv_write::EngineOptions;
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -22,6 +24,9 @@ Examples:
     lwv-write bundle --prompt 'Describe a harbour.' --temperature 0.9 --min-p 0.05 --xtc-probability 0.3 \
         --logit-bias 4032=-inf
 
+  Let editors that speak OpenAI's protocol write with it, on this machine only:
+    lwv-write serve bundle
+
   Twenty tokens, always the same ones, as JSON:
     lwv-write bundle --prompt 'The capital of France is' --raw-prompt --greedy --max-new-tokens 20 --json
 
@@ -31,7 +36,11 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 #[derive(Debug, Parser)]
 #[command(name = "lwv-write", version, after_help = EXAMPLES)]
 #[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "estimate", "list_engines"]))]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<Program>,
+
     /// Folder of the bundle, as lwv-export writes it.
     #[arg(required_unless_present = "list_engines")]
     bundle: Option<PathBuf>,
@@ -157,37 +166,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Where to compute: auto, cpu, cuda, cuda:1, tensorrt or tensorrt-rtx. Only auto falls back, and says so.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: Device,
-    /// Threads to compute with; by default the number of cores.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
-    /// Most memory for the cache, in MiB.
-    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_KV_BUDGET >> 20)]
-    kv_budget_mib: u64,
-    /// Prompt tokens that are computed at once.
-    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_PREFILL_CHUNK)]
-    prefill_chunk: usize,
-    /// Where engines are kept that TensorRT builds; by default in the user's cache.
-    #[arg(long, value_name = "DIR")]
-    engines: Option<PathBuf>,
-    /// Most gigabytes that all engines together may take; those not used for longest go first.
-    #[arg(long, value_name = "N", default_value_t = lwv_runtime::DEFAULT_ENGINE_LIMIT >> 30)]
-    engines_limit: u64,
-    /// Load the bundle even if there is too little memory for it.
-    #[arg(long)]
-    ignore_memory: bool,
-
-    /// Leave attention over the cache to ONNX Runtime on processors too, to compare.
-    #[arg(long)]
-    library_attention: bool,
-    /// ONNX Runtime's shared library; by default it is looked for.
-    #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
-    /// Compare every file of the bundle with its hash first.
-    #[arg(long)]
-    check_hashes: bool,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
 
     /// Write the text here, as it comes; the settings go into FILE.recipe.json.
     #[arg(long, value_name = "FILE")]
@@ -195,6 +175,19 @@ pub(crate) struct Arguments {
     /// Print one JSON object at the end instead of the text.
     #[arg(long)]
     json: bool,
+}
+
+/// Another program that is installed beside this one.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub(crate) enum Program {
+    /// Answer OpenAI's chat completions on this machine; see `lwv-write serve --help`. A bundle of that name is `./serve`.
+    #[command(disable_help_flag = true)]
+    Serve {
+        /// What `lwv-serve` is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// The settings of a run, with all defaults filled in; stored beside the output.
@@ -212,18 +205,8 @@ pub(crate) struct Recipe {
     pub(crate) ignore_eos: bool,
     pub(crate) sampler: SamplerSettings,
     pub(crate) loop_guard: bool,
-    #[serde(serialize_with = "as_text")]
-    pub(crate) device: Device,
-    pub(crate) threads: Option<usize>,
-    pub(crate) kv_budget_mib: u64,
-    pub(crate) prefill_chunk: usize,
-    #[serde(skip)]
-    pub(crate) engines: EngineCache,
-    #[serde(skip)]
-    pub(crate) ignore_memory: bool,
-    pub(crate) library_attention: bool,
-    pub(crate) onnxruntime: Option<PathBuf>,
-    pub(crate) check_hashes: bool,
+    #[serde(flatten)]
+    pub(crate) engine: EngineOptions,
     pub(crate) out: Option<PathBuf>,
     pub(crate) json: bool,
 }
@@ -244,7 +227,6 @@ impl Arguments {
     /// Reads the prompt and fills in defaults.
     pub(crate) fn resolve(self) -> anyhow::Result<Recipe> {
         Ok(Recipe {
-            engines: self.engine_cache(),
             prompt: self.prompt_source()?,
             sampler: self.sampler(),
             loop_guard: self.loop_guard || (self.words.is_some() && !self.no_loop_guard),
@@ -257,14 +239,7 @@ impl Arguments {
             max_new_tokens: self.max_new_tokens,
             stop: self.stop,
             ignore_eos: self.ignore_eos,
-            device: self.device,
-            threads: self.threads.map(|threads| threads as usize),
-            kv_budget_mib: self.kv_budget_mib,
-            prefill_chunk: self.prefill_chunk,
-            ignore_memory: self.ignore_memory,
-            library_attention: self.library_attention,
-            onnxruntime: self.onnxruntime,
-            check_hashes: self.check_hashes,
+            engine: self.engine,
             out: self.out,
             json: self.json,
         })
@@ -273,12 +248,6 @@ impl Arguments {
     /// Folder of the bundle; empty only where none is needed.
     pub(crate) fn bundle(&self) -> &Path {
         self.bundle.as_deref().unwrap_or(Path::new(""))
-    }
-
-    /// Where engines are kept.
-    pub(crate) fn engine_cache(&self) -> EngineCache {
-        let folder = self.engines.clone().unwrap_or_else(EngineCache::usual_folder);
-        EngineCache::new(folder, self.engines_limit << 30)
     }
 
     fn prompt_source(&self) -> anyhow::Result<PromptSource> {
@@ -347,10 +316,6 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     pair.ok_or_else(|| "use a token id and a number, such as 4032=-1.5 or 4032=-inf".to_owned())
 }
 
-fn as_text<S: serde::Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(device)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,7 +342,18 @@ mod tests {
             (0.6, 0.95, false)
         );
         assert!(matches!(recipe.prompt, PromptSource::Request(text) if text == "x"));
-        assert_eq!(recipe.kv_budget_mib, 4096);
+        assert_eq!(recipe.engine.kv_budget_mib, 4096);
+    }
+
+    #[test]
+    fn what_follows_serve_is_passed_on() {
+        let arguments =
+            Arguments::try_parse_from(["lwv-write", "serve", "bundle", "--help", "--prompt", "x"]).unwrap();
+        let Some(Program::Serve { arguments }) = arguments.command else {
+            panic!("no `serve`: {arguments:?}");
+        };
+        assert_eq!(arguments, ["bundle", "--help", "--prompt", "x"]);
+        assert!(parse(&["--prompt", "x"]).unwrap().command.is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ const ALLOCATOR: &str = "GLIBC_TUNABLES";
 
 /// Starts this program anew with what it runs best with, where that is possible and missing. Returns otherwise, and then
 /// nothing has changed.
-pub(crate) fn prepare() {
+pub fn prepare() {
     let policy = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     if wants_huge_pages(&policy) && std::env::var_os(ALLOCATOR).is_none() {
         restart(ALLOCATOR, "glibc.malloc.hugetlb=1");

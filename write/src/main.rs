@@ -2,9 +2,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod cli;
-mod environment;
 mod overview;
-mod progress;
+mod program;
 mod settled_output;
 mod text_file;
 
@@ -18,10 +17,10 @@ use lwv_runtime::{
     CancelToken, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, Task, Writer,
     WriterEvent, WriterSettings,
 };
+use lwv_write::Progress;
 use serde::Serialize;
 
 use crate::cli::{Arguments, PromptSource, Recipe};
-use crate::progress::Progress;
 use crate::settled_output::{SettledOutput, print_text};
 use crate::text_file::{TextFile, beside};
 
@@ -33,10 +32,13 @@ const USUAL_TOKENS: usize = 4096;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(program) = &arguments.command {
+        return program.run().unwrap_or_else(|error| fail(&error));
+    }
     if arguments.estimate || arguments.list_engines {
         return overview(&arguments);
     }
-    environment::prepare();
+    lwv_write::prepare();
     let cancel = CancelToken::new();
     let outcome = catch_interrupts(&cancel).and_then(|()| run(&arguments.resolve()?, &cancel));
     match outcome {
@@ -59,16 +61,18 @@ fn main() -> ExitCode {
 /// Tells something and writes nothing.
 fn overview(arguments: &Arguments) -> ExitCode {
     let told = match arguments.list_engines {
-        true => overview::engines(&arguments.engine_cache()),
+        true => overview::engines(&arguments.engine.engine_cache()),
         false => overview::estimate(arguments.bundle(), arguments.bandwidth),
     };
     match told.and_then(|text| print_text(&text)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("error: {}", with_causes(&error)));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    say(&format!("error: {}", with_causes(error)));
+    ExitCode::FAILURE
 }
 
 /// The message and the causes that it does not tell itself.
@@ -121,30 +125,10 @@ fn run(recipe: &Recipe, cancel: &CancelToken) -> Result<FinishReason> {
 
 fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<Engine> {
     let progress = progress.clone();
-    let mut builder = Engine::builder(&recipe.bundle)
-        .device(recipe.device)
-        .kv_budget(recipe.kv_budget_mib << 20)
-        .prefill_chunk(recipe.prefill_chunk)
-        .engines(recipe.engines.clone())
-        .cancel(cancel.clone())
-        .on_progress(move |step| progress.load(&step));
-    if let Some(threads) = recipe.threads {
-        builder = builder.threads(threads);
-    }
-    if let Some(library) = &recipe.onnxruntime {
-        builder = builder.library(library);
-    }
-    if recipe.ignore_memory {
-        builder = builder.ignore_memory();
-    }
-    if recipe.library_attention {
-        builder = builder.library_attention();
-    }
-    if recipe.check_hashes {
-        builder = builder.check_hashes();
-    }
-    let engine = builder.build()?;
-    if recipe.device == lwv_runtime::Device::Auto && std::io::stderr().is_terminal() {
+    let engine = recipe
+        .engine
+        .load(&recipe.bundle, cancel, move |step| progress.load(&step))?;
+    if recipe.engine.device == lwv_runtime::Device::Auto && std::io::stderr().is_terminal() {
         say(&format!(
             "computing on {} with {} threads",
             engine.provider(),

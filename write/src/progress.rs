@@ -6,7 +6,7 @@ use lwv_runtime::{Event, LoadProgress, WordCounter, WriterEvent};
 
 /// Progress on the terminal, or nothing where standard error is none.
 #[derive(Clone)]
-pub(crate) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     target: Option<usize>,
     words: WordCounter,
@@ -19,7 +19,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// `target` is the number of words to write. With `share_terminal` the text goes to the same terminal, so there is
     /// no bar below it.
-    pub(crate) fn new(target: Option<usize>, share_terminal: bool) -> Self {
+    pub fn new(target: Option<usize>, share_terminal: bool) -> Self {
         let bar = if std::io::stderr().is_terminal() && !share_terminal {
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8))
         } else {
@@ -38,7 +38,8 @@ impl Progress {
         }
     }
 
-    pub(crate) fn load(&self, progress: &LoadProgress) {
+    /// Shows what loading is at.
+    pub fn load(&self, progress: &LoadProgress) {
         match progress {
             LoadProgress::Hashing { done, total } => {
                 self.show(format!("checking hashes, {} %", done * 100 / (*total).max(1)));
@@ -58,7 +59,8 @@ impl Progress {
         }
     }
 
-    pub(crate) fn writer(&mut self, event: &WriterEvent) {
+    /// Shows what a writer is at.
+    pub fn writer(&mut self, event: &WriterEvent) {
         match event {
             WriterEvent::PlanLine { index, main_point } => {
                 self.show(format!("planning: {}. {main_point}", index + 1));
@@ -71,7 +73,8 @@ impl Progress {
         }
     }
 
-    pub(crate) fn generation(&mut self, event: &Event) {
+    /// Shows what a generation is at.
+    pub fn generation(&mut self, event: &Event) {
         match event {
             Event::ImageEncoded { index, tokens } => {
                 self.show(format!(
@@ -105,7 +108,8 @@ impl Progress {
         }
     }
 
-    pub(crate) fn finish(&self) {
+    /// Leaves the terminal as it was.
+    pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
