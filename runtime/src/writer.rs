@@ -190,6 +190,11 @@ impl Writer {
         }
     }
 
+    /// The session, for who has another text for it: what the next prompt shares with this one stays computed.
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
     /// Makes a plan of `sections` sections, or as many as are usual, whose targets add up to `words`.
     ///
     /// The beginning of every line is given and the model only fills in what the section says, so that a small model
