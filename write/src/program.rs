@@ -58,6 +58,9 @@ mod tests {
         let expected = folder
             .path()
             .join(format!("lwv-serve{}", std::env::consts::EXE_SUFFIX));
-        assert!(error.to_string().contains(&expected.display().to_string()), "{error}");
+        assert!(
+            error.to_string().contains(&expected.display().to_string()),
+            "{error}"
+        );
     }
 }
