@@ -1,11 +1,10 @@
 use hyper::StatusCode;
-use lwv_processor::Content;
-use lwv_runtime::{GenerationSettings, Sampler, SamplerSettings, Task};
+use lwv_runtime::{GenerationSettings, Sampler, SamplerSettings};
 use serde::Deserialize;
 
 use crate::conversation::Conversation;
 use crate::fields::Fields;
-use crate::picture;
+use crate::long_text::LongText;
 use crate::refusal::Refusal;
 use crate::unsupported;
 
@@ -21,14 +20,6 @@ pub(crate) struct ChatRequest {
     pub(crate) stream: bool,
     /// Whether a stream ends with what it cost.
     pub(crate) include_usage: bool,
-}
-
-/// The field `lwv`, which OpenAI does not have: the [`Writer`](lwv_runtime::Writer) writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LongText {
-    pub(crate) words: usize,
-    pub(crate) plan: bool,
-    pub(crate) sections: Option<usize>,
 }
 
 impl ChatRequest {
@@ -52,52 +43,6 @@ impl ChatRequest {
         unsupported::take(&mut fields)?;
         fields.finish()?;
         Ok(request)
-    }
-
-    /// The conversation as a writer's task: a user's message, and perhaps a system's before it.
-    pub(crate) fn task(&self) -> Result<Task, Refusal> {
-        let (system, user) = match self.conversation.messages.as_slice() {
-            [user] if user.role == "user" => (None, user),
-            [system, user] if system.role == "system" && user.role == "user" => (Some(system.said()), user),
-            _ => {
-                let reason = "must be one message of role `user`, and at most one of role `system` before it, where \
-                              `lwv.words` is given";
-                return Err(Refusal::field("messages", reason));
-            }
-        };
-        let first_text = user
-            .content
-            .iter()
-            .position(|part| matches!(part, Content::Text(_)));
-        if first_text.is_some_and(|at| user.content[at..].contains(&Content::Image)) {
-            let reason = "has a picture behind a text; where `lwv.words` is given pictures come first";
-            return Err(Refusal::field("messages", reason));
-        }
-        Ok(Task {
-            instruction: user.said(),
-            images: picture::decode(&self.conversation.pictures)?,
-            system,
-        })
-    }
-}
-
-impl LongText {
-    fn take(request: &mut Fields) -> Result<Option<Self>, Refusal> {
-        let Some(value) = request.take("lwv")? else {
-            return Ok(None);
-        };
-        let mut fields = Fields::of(value, "lwv")?;
-        let long_text = Self {
-            words: at_least_one(&mut fields, "words")?
-                .ok_or_else(|| Refusal::field("lwv.words", "is missing: say how many words to write"))?,
-            plan: fields.take("plan")?.unwrap_or(false),
-            sections: at_least_one(&mut fields, "sections")?,
-        };
-        fields.finish()?;
-        if long_text.sections.is_some() && !long_text.plan {
-            return Err(Refusal::field("lwv.sections", "needs `lwv.plan`"));
-        }
-        Ok(Some(long_text))
     }
 }
 
@@ -148,8 +93,8 @@ fn sampler(fields: &mut Fields) -> Result<SamplerSettings, Refusal> {
 
 /// The limit, which has two names. Words are a limit too, and the only one of a text that is planned.
 fn max_tokens(fields: &mut Fields, long_text: Option<LongText>) -> Result<usize, Refusal> {
-    let old = at_least_one(fields, "max_tokens")?;
-    let new = at_least_one(fields, "max_completion_tokens")?;
+    let old = fields.take_count("max_tokens")?;
+    let new = fields.take_count("max_completion_tokens")?;
     match (old.or(new), long_text) {
         (Some(tokens), _) if new.is_some_and(|new| new != tokens) => {
             let reason = "is another number than `max_completion_tokens`; send one of them";
@@ -167,13 +112,6 @@ fn max_tokens(fields: &mut Fields, long_text: Option<LongText>) -> Result<usize,
         (Some(tokens), _) => Ok(tokens),
         (None, Some(_)) => Ok(usize::MAX),
         (None, None) => Ok(GenerationSettings::default().max_new_tokens),
-    }
-}
-
-fn at_least_one(fields: &mut Fields, name: &str) -> Result<Option<usize>, Refusal> {
-    match fields.take(name)? {
-        Some(0) => Err(Refusal::field(fields.path(name), "must be at least 1")),
-        number => Ok(number),
     }
 }
 
@@ -292,6 +230,7 @@ mod tests {
                 json!({"max_completion_tokens": 9, "lwv": {"words": 9, "plan": true}}),
                 "max_completion_tokens",
             ),
+            (json!({"lwv": {"plan": true}}), "lwv.words"),
             (json!({"stop": ["a", ""]}), "stop"),
             (json!({"stop": 7}), "stop"),
             (
@@ -302,9 +241,6 @@ mod tests {
                 json!({"stream": true, "stream_options": {"x": 1}}),
                 "stream_options.x",
             ),
-            (json!({"lwv": {"plan": true}}), "lwv.words"),
-            (json!({"lwv": {"words": 100, "sections": 2}}), "lwv.sections"),
-            (json!({"lwv": {"words": 100, "pages": 2}}), "lwv.pages"),
         ];
         for (fields, place) in cases {
             let error = parse(fields.clone()).unwrap_err();
@@ -322,33 +258,5 @@ mod tests {
         );
         let broken = ChatRequest::parse(b"{\"model\": ", "m").unwrap_err();
         assert_eq!(broken.body()["error"]["code"], "invalid_json");
-    }
-
-    #[test]
-    fn long_texts_have_one_task() {
-        let long = |messages: Value| {
-            let request =
-                parse(json!({"messages": messages, "lwv": {"words": 900, "plan": true, "sections": 3}}));
-            let request = request.unwrap();
-            assert_eq!(
-                request.long_text,
-                Some(LongText {
-                    words: 900,
-                    plan: true,
-                    sections: Some(3)
-                })
-            );
-            request
-                .task()
-                .map_err(|refusal| refusal.body()["error"]["param"].clone())
-        };
-        let task =
-            long(json!([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])).unwrap();
-        assert_eq!(
-            (task.system.as_deref(), task.instruction.as_str()),
-            (Some("s"), "u")
-        );
-        let turns = json!([{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]);
-        assert_eq!(long(turns).unwrap_err(), "messages");
     }
 }

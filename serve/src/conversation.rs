@@ -1,8 +1,9 @@
 use lwv_processor::{Content, Message};
+use lwv_runtime::Task;
 use serde_json::Value;
 
 use crate::fields::Fields;
-use crate::picture::Picture;
+use crate::picture::{self, Picture};
 use crate::refusal::Refusal;
 
 /// The `messages` of a request.
@@ -27,6 +28,30 @@ impl Conversation {
             conversation.push(Fields::of(message, &format!("messages[{index}]"))?)?;
         }
         Ok(conversation)
+    }
+
+    /// The conversation as a writer's task: a user's message, and perhaps a system's before it. A writer shows all pictures
+    /// before what is said, so none may stand between two texts.
+    pub(crate) fn task(&self) -> Result<Task, Refusal> {
+        let (system, user) = match self.messages.as_slice() {
+            [user] if user.role == "user" => (None, user),
+            [system, user] if system.role == "system" && user.role == "user" => (Some(system.said()), user),
+            _ => {
+                let reason = "must be one message of role `user`, and at most one of role `system` before it, where \
+                              `lwv.words` is given";
+                return Err(Refusal::field("messages", reason));
+            }
+        };
+        let texts = user.content.split(|part| *part == Content::Image);
+        if texts.filter(|texts| !texts.is_empty()).count() > 1 {
+            let reason = "has a picture between two texts; where `lwv.words` is given put pictures first";
+            return Err(Refusal::field("messages", reason));
+        }
+        Ok(Task {
+            instruction: user.said(),
+            images: picture::decode(&self.pictures)?,
+            system,
+        })
     }
 
     fn push(&mut self, mut fields: Fields) -> Result<(), Refusal> {
@@ -65,7 +90,7 @@ impl Conversation {
         let content = match kind.as_str() {
             "text" => Content::Text(fields.require("text")?),
             "image_url" if role == "user" => {
-                self.pictures.push(picture(&mut fields)?);
+                self.pictures.push(take_picture(&mut fields)?);
                 Content::Image
             }
             "image_url" => {
@@ -83,7 +108,7 @@ impl Conversation {
     }
 }
 
-fn picture(part: &mut Fields) -> Result<Picture, Refusal> {
+fn take_picture(part: &mut Fields) -> Result<Picture, Refusal> {
     let place = part.path("image_url");
     let mut fields = Fields::of(part.require("image_url")?, &place)?;
     let is_whole = |detail: &Value| detail == "auto" || detail == "high";
@@ -173,5 +198,29 @@ mod tests {
         for (messages, place) in cases {
             assert_eq!(parse(messages.clone()), Err(place.to_owned()), "{messages}");
         }
+    }
+
+    #[test]
+    fn a_task_is_one_message() {
+        let task = |messages: Value| parse(messages).unwrap().task();
+        let task_of =
+            task(json!([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])).unwrap();
+        assert_eq!(
+            (task_of.system.as_deref(), task_of.instruction.as_str()),
+            (Some("s"), "u")
+        );
+        let picture = json!({"type": "image_url", "image_url": {"url": "data:a"}});
+        let text = json!({"type": "text", "text": "u"});
+        let refused = [
+            json!([{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]),
+            json!([{"role": "user", "content": [text, picture, text]}]),
+        ];
+        for messages in refused {
+            let refusal = task(messages.clone()).unwrap_err();
+            assert_eq!(refusal.body()["error"]["param"], "messages", "{messages}");
+        }
+        // In this order the picture itself is what is wrong.
+        let refusal = task(json!([{"role": "user", "content": [text, picture]}])).unwrap_err();
+        assert_eq!(refusal.body()["error"]["code"], "invalid_image");
     }
 }

@@ -44,6 +44,14 @@ impl Fields {
         })
     }
 
+    /// Takes a number out that must be at least 1.
+    pub(crate) fn take_count(&mut self, name: &str) -> Result<Option<usize>, Refusal> {
+        match self.take(name)? {
+            Some(0) => Err(Refusal::field(self.path(name), "must be at least 1")),
+            count => Ok(count),
+        }
+    }
+
     /// Takes a field out that must be there.
     pub(crate) fn require<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Refusal> {
         self.take(name)?

@@ -17,6 +17,7 @@ mod conversation;
 mod error;
 mod event_stream;
 mod fields;
+mod long_text;
 mod model;
 mod picture;
 mod queue;

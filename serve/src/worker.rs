@@ -5,8 +5,9 @@ use lwv_runtime::{Event, FinishReason, Session, WordCounter, Writer, WriterEvent
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::chat_request::{ChatRequest, LongText};
+use crate::chat_request::ChatRequest;
 use crate::conversation::Conversation;
+use crate::long_text::LongText;
 use crate::model::Model;
 use crate::picture;
 use crate::refusal::Refusal;
@@ -94,7 +95,7 @@ impl Worker {
         length: LongText,
         desk: &mut Desk<'_>,
     ) -> Result<FinishReason, Refusal> {
-        let task = request.task()?;
+        let task = request.conversation.task()?;
         let settings = WriterSettings {
             sampler: request.settings.sampler.clone(),
             max_section_tokens: request.settings.max_new_tokens,
