@@ -191,13 +191,40 @@ fn nothing_that_reaches_users_talks_to_a_network() {
     }
 }
 
+/// The server listens, and calls nobody.
+#[test]
+fn the_server_alone_listens_and_it_has_no_client() {
+    let tree = tree("lwv-serve", false);
+    let listens = ["hyper", "tokio"];
+    assert!(listens.iter().all(|name| tree.contains(*name)), "{tree:?}");
+    for name in NETWORK.iter().filter(|name| !listens.contains(name)) {
+        assert!(
+            !tree.contains(*name),
+            "`lwv-serve` stands on `{name}`; see `cargo tree -p lwv-serve -i {name}`"
+        );
+    }
+    let features = cargo(&[
+        "tree",
+        "-p",
+        "lwv-serve",
+        "-e",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p} {f}",
+    ]);
+    let hyper = features.lines().find(|line| line.starts_with("hyper v")).unwrap();
+    assert!(hyper.contains("server") && !hyper.contains("client"), "{hyper}");
+}
+
 #[test]
 fn nobody_depends_on_the_leaves() {
     for package in metadata()["packages"].as_array().unwrap() {
         for dependency in package["dependencies"].as_array().unwrap() {
             let name = dependency["name"].as_str().unwrap();
             assert!(
-                !["lwv-tests", "lwv-examples"].contains(&name),
+                !["lwv-tests", "lwv-examples", "lwv-serve"].contains(&name),
                 "{} depends on {name}",
                 package["name"]
             );
@@ -207,7 +234,7 @@ fn nobody_depends_on_the_leaves() {
 
 #[test]
 fn every_licence_is_allowed() {
-    let used: BTreeSet<String> = ["lwv-write", "lwv-capi", "lwv-export", "lwv-train", "lwv-data"]
+    let used: BTreeSet<String> = ["lwv-write", "lwv-serve", "lwv-capi", "lwv-export", "lwv-train", "lwv-data"]
         .iter()
         .flat_map(|package| tree(package, false))
         .collect();
@@ -271,6 +298,8 @@ fn no_file_is_named_for_nothing() {
         "train",
         "export",
         "runtime",
+        "write",
+        "serve",
         "tests",
         "examples",
     ]

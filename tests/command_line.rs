@@ -6,7 +6,7 @@
 )]
 
 use lwv_model::{Manifest, Precision};
-use lwv_tests::{Case, Run, bundle, fixtures, lwv_export, lwv_write};
+use lwv_tests::{Case, Run, bundle, fixtures, lwv_export, lwv_serve, lwv_write};
 
 #[test]
 fn the_writer_ends_with_the_promised_object() {
@@ -153,7 +153,7 @@ fn the_exporter_ends_with_the_promised_object() {
 
 #[test]
 fn help_has_examples_and_wrong_usage_is_two() {
-    for command in [lwv_export, lwv_write] {
+    for command in [lwv_export, lwv_write, lwv_serve] {
         let help = Run::of(command().arg("--help"));
         assert_eq!(help.status, Some(0));
         assert!(help.stdout.contains("Examples:"), "{}", help.stdout);

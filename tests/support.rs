@@ -27,7 +27,7 @@ mod random;
 mod random_checkpoint;
 
 pub use bundle::{Quiet, bundle, bundle_for, bundle_for_tensorrt, bundle_with_adapter, export_into, recipe};
-pub use command::{Run, installed_c_library, lwv_export, lwv_quantize, lwv_write};
+pub use command::{Run, installed_c_library, lwv_export, lwv_quantize, lwv_serve, lwv_write};
 pub use difference::{Difference, cosine, highest};
 pub use engine::{OrtText, engine, graph, least_cosine, library, session};
 pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};

@@ -62,6 +62,11 @@ pub fn lwv_quantize() -> Command {
     command
 }
 
+/// The server, as it is started without the writer.
+pub fn lwv_serve() -> Command {
+    Command::new(binary("lwv-serve"))
+}
+
 /// The writer, on the library that all tests use.
 pub fn lwv_write() -> Command {
     let mut command = Command::new(binary("lwv-write"));
@@ -107,7 +112,7 @@ fn build(folder: &Path) {
     command
         .current_dir(workspace())
         .args(["build", "--quiet", "--locked", "--offline", "--bins", "--lib"])
-        .args(["-p", "lwv-export", "-p", "lwv-write", "-p", "lwv-capi"])
+        .args(["-p", "lwv-export", "-p", "lwv-write", "-p", "lwv-serve", "-p", "lwv-capi"])
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap());
