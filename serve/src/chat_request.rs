@@ -75,7 +75,8 @@ fn generation_settings(
     Ok(settings)
 }
 
-/// What is not said is as in `lwv-write`, but for the seed: who asks again wants another answer.
+/// What is not said is as in `lwv-write`, but for the seed: who asks again wants another answer. Its 32 bits are told with the
+/// answer, and no client's numbers are too small for them.
 fn sampler(fields: &mut Fields) -> Result<SamplerSettings, Refusal> {
     let usual = SamplerSettings::default();
     Ok(SamplerSettings {
@@ -86,7 +87,9 @@ fn sampler(fields: &mut Fields) -> Result<SamplerSettings, Refusal> {
         repetition_penalty: fields
             .take("repetition_penalty")?
             .unwrap_or(usual.repetition_penalty),
-        seed: fields.take("seed")?.map_or_else(rand::random, i64::cast_unsigned),
+        seed: fields
+            .take("seed")?
+            .map_or_else(|| rand::random::<u32>().into(), i64::cast_unsigned),
         ..usual
     })
 }

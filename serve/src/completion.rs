@@ -99,7 +99,7 @@ fn finish_reason(reason: FinishReason) -> &'static str {
 
 /// What OpenAI has no field for.
 fn extension(outcome: &Outcome) -> Value {
-    json!({"finish_reason": outcome.reason, "words": outcome.words})
+    json!({"finish_reason": outcome.reason, "words": outcome.words, "seed": outcome.seed.cast_signed()})
 }
 
 #[cfg(test)]
@@ -113,12 +113,16 @@ mod tests {
         let outcome = |reason| Outcome {
             reason,
             words: 2,
+            seed: u64::MAX,
             usage: Usage::default(),
         };
         let whole = completion.whole("a b", &outcome(FinishReason::Eos));
         assert_eq!(whole["choices"][0]["finish_reason"], "stop");
         assert_eq!(whole["choices"][0]["message"]["content"], "a b");
-        assert_eq!(whole["lwv"], json!({"finish_reason": "eos", "words": 2}));
+        assert_eq!(
+            whole["lwv"],
+            json!({"finish_reason": "eos", "words": 2, "seed": -1})
+        );
         for (reason, told) in [
             (FinishReason::MaxTokens, "length"),
             (FinishReason::WordBudget, "stop"),

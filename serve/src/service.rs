@@ -9,7 +9,9 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::access::Access;
 use crate::body;
@@ -21,6 +23,9 @@ use crate::refusal::Refusal;
 
 /// Seconds after which it is worth while to ask again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// Requests that are read at a time; further ones wait, so that those which are not in the queue yet take no more memory.
+const READ_AT_A_TIME: usize = 4;
 
 /// Chromium asks so before a page may reach this machine (Private Network Access, WICG).
 const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -36,6 +41,7 @@ pub(crate) struct Service {
     /// Seconds since 1970.
     created: u64,
     max_request_bytes: u64,
+    reads: Semaphore,
 }
 
 impl Service {
@@ -54,6 +60,7 @@ impl Service {
             context_length,
             created: unix_seconds(),
             max_request_bytes,
+            reads: Semaphore::new(READ_AT_A_TIME),
         }
     }
 
@@ -88,10 +95,7 @@ impl Service {
                 Ok(json_response(StatusCode::OK, &list))
             }
             Endpoint::Model => Ok(json_response(StatusCode::OK, &self.model_object())),
-            Endpoint::ChatCompletions => {
-                let bytes = body::read(body, self.max_request_bytes).await?;
-                self.complete(bytes).await
-            }
+            Endpoint::ChatCompletions => self.complete(self.read(body).await?).await,
         }
     }
 
@@ -127,12 +131,16 @@ impl Service {
     }
 
     fn endpoint(&self, path: &str) -> Result<Endpoint, Refusal> {
-        match (path, path.strip_prefix("/v1/models/")) {
+        let named = path.strip_prefix("/v1/models/");
+        match (
+            path,
+            named.map(|name| percent_decode_str(name).decode_utf8_lossy()),
+        ) {
             (HEALTH, _) => Ok(Endpoint::Health),
             ("/v1/models", _) => Ok(Endpoint::Models),
             ("/v1/chat/completions", _) => Ok(Endpoint::ChatCompletions),
             (_, Some(model)) if model == self.model => Ok(Endpoint::Model),
-            (_, Some(model)) => Err(unknown_model(model, &self.model)),
+            (_, Some(model)) => Err(unknown_model(&model, &self.model)),
             _ => {
                 let message = format!(
                     "there is no `{path}`; there are `/v1/chat/completions`, `/v1/models` and `{HEALTH}`, and clients want \
@@ -143,11 +151,17 @@ impl Service {
         }
     }
 
-    async fn complete(&self, bytes: Vec<u8>) -> Result<Response<Body>, Refusal> {
+    async fn read(&self, body: Incoming) -> Result<ChatRequest, Refusal> {
+        // Never closed, so this never fails.
+        let _turn = self.reads.acquire().await.ok();
+        let bytes = body::read(body, self.max_request_bytes).await?;
         let model = self.model.clone();
         // Megabytes of pictures, which other connections do not wait for.
         let parsed = tokio::task::spawn_blocking(move || ChatRequest::parse(&bytes, &model)).await;
-        let request = parsed.map_err(|error| Refusal::failure(error.to_string()))??;
+        parsed.map_err(|error| Refusal::failure(error.to_string()))?
+    }
+
+    async fn complete(&self, request: ChatRequest) -> Result<Response<Body>, Refusal> {
         let (stream, include_usage) = (request.stream, request.include_usage);
         let answer = self.queue.submit(request).await?;
         let completion = Completion::new(&self.model);

@@ -39,6 +39,8 @@ pub(crate) enum Reply {
 pub(crate) struct Outcome {
     pub(crate) reason: FinishReason,
     pub(crate) words: usize,
+    /// With it, the same request on the same device gives the same text.
+    pub(crate) seed: u64,
     pub(crate) usage: Usage,
 }
 
@@ -76,7 +78,9 @@ impl Worker {
             Some(length) => self.write_long_text(request, length, &mut desk)?,
             None => self.answer(request, &mut desk)?,
         };
-        Ok(Reply::Finished(desk.outcome(reason)))
+        Ok(Reply::Finished(
+            desk.outcome(reason, request.settings.sampler.seed),
+        ))
     }
 
     fn answer(&mut self, request: &ChatRequest, desk: &mut Desk<'_>) -> Result<FinishReason, Refusal> {
@@ -227,10 +231,11 @@ impl<'r> Desk<'r> {
         let _ = self.replies.send(reply);
     }
 
-    fn outcome(self, reason: FinishReason) -> Outcome {
+    fn outcome(self, reason: FinishReason, seed: u64) -> Outcome {
         Outcome {
             reason,
             words: self.words.count(),
+            seed,
             usage: self.usage,
         }
     }

@@ -142,6 +142,15 @@ fn what_cannot_be_read_is_refused_before_and_after_its_turn() {
     );
 }
 
+/// Who asks again wants another answer, and can have the same one.
+#[test]
+fn the_seed_is_told() {
+    let served = quick();
+    let seed = |more: Value| served.chat("x", more).body["lwv"]["seed"].clone();
+    assert_eq!(seed(json!({"seed": -7})), -7);
+    assert_ne!(seed(json!({})), seed(json!({})));
+}
+
 #[test]
 fn a_long_text_is_planned_and_written() {
     let served = quick();
@@ -175,7 +184,9 @@ fn the_model_is_listed() {
         (&list["object"], &list["data"][0]["id"]),
         (&json!("list"), &json!("echo"))
     );
-    assert_eq!(served.get("/v1/models/echo").body, list["data"][0]);
+    for path in ["/v1/models/echo", "/v1/models/%65cho"] {
+        assert_eq!(served.get(path).body, list["data"][0]);
+    }
     assert_eq!(list["data"][0]["context_length"], 512);
     served
         .get("/v1/models/gpt-4o")
