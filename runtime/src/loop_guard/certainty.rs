@@ -5,7 +5,8 @@ use crate::loop_guard::stretch::Stretch;
 /// Tokens over which the mean is taken.
 const WINDOW: usize = 256;
 
-/// The mean entropy below which a model only copies, in nats.
+/// The mean entropy below which a model only copies, in nats. SmolLM2-135M in int4 counts upwards at 0.10 to 0.13; its loops,
+/// which other watches find long before, come down to 0.2 within 512 tokens.
 const LEAST: f64 = 0.02;
 
 /// Scores this far below the best one add nothing that can be seen to a low entropy.
