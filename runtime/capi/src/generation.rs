@@ -71,6 +71,7 @@ unsafe fn settings_of(given: *const lwv_generation_settings) -> Result<Generatio
         stop: texts(given.stop, given.stop_count, "stop")?,
         ignore_eos: given.flags & LWV_IGNORE_EOS != 0,
         cancel: token_of(given.cancel)?,
+        ..GenerationSettings::default()
     })
 }
 

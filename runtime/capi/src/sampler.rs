@@ -69,6 +69,7 @@ pub(crate) unsafe fn sampler_of(given: *const lwv_sampler_settings) -> Result<Sa
         penalty_window: given.penalty_window,
         penalize_prompt: given.flags & LWV_PENALIZE_PROMPT != 0,
         seed: given.seed,
+        ..SamplerSettings::default()
     })
 }
 

@@ -106,6 +106,8 @@ unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
             sampler: sampler_of(given.sampler)?,
             max_section_tokens: given.max_section_tokens,
             stop: texts(given.stop, given.stop_count, "stop")?,
+            // The interface's events cannot take text back.
+            loop_guard: false,
             cancel: token_of(given.cancel)?,
         },
         words: given.words,
