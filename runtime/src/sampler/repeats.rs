@@ -46,8 +46,7 @@ impl Repeats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_chacha::ChaCha12Rng;
-    use rand_chacha::rand_core::{RngCore, SeedableRng};
+    use crate::sampler::random::RandomNumbers;
 
     fn found(tokens: &[u32]) -> Vec<usize> {
         let mut repeats = Repeats::default();
@@ -65,16 +64,17 @@ mod tests {
 
     #[test]
     fn lengths_are_those_of_comparing_every_place() {
-        let mut random = ChaCha12Rng::seed_from_u64(1);
+        let mut numbers = RandomNumbers::at(1, 0);
+        let mut below = |limit: u32| (numbers.unit() * f64::from(limit)) as u32;
         for _ in 0..200 {
-            let count = random.next_u32() as usize % 60;
-            let alphabet = 1 + random.next_u32() % 3;
-            let tokens: Vec<u32> = (0..count).map(|_| random.next_u32() % alphabet).collect();
+            let count = below(60);
+            let alphabet = 1 + below(3);
+            let tokens: Vec<u32> = (0..count).map(|_| below(alphabet)).collect();
             let compared = |place: usize| {
                 let pairs = tokens[..place].iter().rev().zip(tokens.iter().rev());
                 pairs.take_while(|(a, b)| a == b).count()
             };
-            let expected: Vec<usize> = (0..count).map(compared).collect();
+            let expected: Vec<usize> = (0..tokens.len()).map(compared).collect();
             assert_eq!(found(&tokens), expected, "{tokens:?}");
         }
     }
