@@ -28,6 +28,8 @@ pub struct GenerationSettings {
     pub stop: Vec<String>,
     /// Tokens that end a text cannot be chosen at all.
     pub ignore_eos: bool,
+    /// What was generated before an interruption. It is generated once more, to the same tokens, and gone on with.
+    pub begun: Option<Begun>,
     /// Cancels from another thread.
     pub cancel: CancelToken,
 }
@@ -41,9 +43,23 @@ impl Default for GenerationSettings {
             min_words: 0,
             stop: Vec::new(),
             ignore_eos: false,
+            begun: None,
             cancel: CancelToken::new(),
         }
     }
+}
+
+/// The first part of a generation, and how it goes on.
+///
+/// In a [deterministic](Session::set_deterministic) session its tokens are computed one by one, as they were the first
+/// time, and the rest is the same as if there had been no interruption. In others they are computed as a prompt is, which
+/// takes a fraction of the time, and scores can differ in the last bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The tokens that were chosen.
+    pub token_ids: Vec<u32>,
+    /// Where the sampler stood after them.
+    pub sampler: SamplerState,
 }
 
 /// Why a text ended.
@@ -131,6 +147,10 @@ pub struct Generation<'s> {
     interrupt: Arc<dyn Interrupt>,
     /// Length of the text when the generation began.
     start: usize,
+    /// Tokens of the generation whose text was passed on.
+    read: usize,
+    /// Tokens that were chosen before an interruption and not yet read again.
+    begun: VecDeque<u32>,
     pending: VecDeque<Event>,
     phase: Phase,
     clock: Clock,
@@ -156,7 +176,16 @@ struct Clock {
 
 impl<'s> Generation<'s> {
     pub(crate) fn new(session: &'s mut Session, settings: GenerationSettings) -> Result<Self> {
-        let sampler = Sampler::new(settings.sampler.clone())?;
+        let mut sampler = Sampler::new(settings.sampler.clone())?;
+        let start = session.tokens().len();
+        let mut begun = VecDeque::new();
+        if let Some(before) = &settings.begun {
+            sampler.restore(before.sampler);
+            begun.extend(&before.token_ids);
+            if !session.is_deterministic() {
+                before.token_ids.iter().for_each(|id| session.push(*id));
+            }
+        }
         session.decoder().clear_interrupt()?;
         let interrupt = session.decoder().interrupt_handle();
         settings.cancel.watch(&interrupt);
@@ -165,7 +194,9 @@ impl<'s> Generation<'s> {
             stream: session.context().tokenizer.stream(true),
             stop: StopStrings::new(&settings.stop),
             words: WordCounter::new(),
-            start: session.tokens().len(),
+            start,
+            read: 0,
+            begun,
             pending: VecDeque::new(),
             phase: Phase::Prefill,
             clock: Clock::new(to_prefill),
@@ -206,7 +237,7 @@ impl<'s> Generation<'s> {
 
     /// The tokens that were generated so far.
     pub fn generated(&self) -> &[u32] {
-        &self.session.tokens()[self.start..]
+        &self.session.tokens()[self.start..self.start + self.read]
     }
 
     /// Words written so far.
@@ -278,7 +309,7 @@ impl<'s> Generation<'s> {
                 self.phase = Phase::Decode;
                 if self.settings.max_new_tokens == 0 {
                     self.finish(FinishReason::MaxTokens);
-                } else {
+                } else if !self.read_again() {
                     self.choose()?;
                     self.clock.first_token = Some(self.clock.begin.elapsed());
                 }
@@ -288,6 +319,9 @@ impl<'s> Generation<'s> {
     }
 
     fn decode(&mut self) -> Result<()> {
+        if self.read_again() {
+            return Ok(());
+        }
         if self.generated().len() >= self.settings.max_new_tokens {
             self.finish(FinishReason::MaxTokens);
             return Ok(());
@@ -297,27 +331,55 @@ impl<'s> Generation<'s> {
             return Ok(());
         }
         let begin = Instant::now();
-        self.session.step()?;
+        // Tokens from before an interruption may have been computed with the prompt.
+        if self.session.cached_tokens() < self.session.tokens().len() {
+            self.session.step()?;
+        }
         self.choose()?;
         self.clock.steps += 1;
         self.clock.decode += begin.elapsed();
         Ok(())
     }
 
-    /// Chooses the next token by the scores that are there.
+    /// Chooses the next token by the scores that are there, or takes the one that was chosen before an interruption.
     fn choose(&mut self) -> Result<()> {
-        let generated = self.generated().len();
-        let suppress = self.settings.ignore_eos
-            || generated < self.settings.min_new_tokens
-            || self.words.count() < self.settings.min_words;
-        if suppress {
-            self.suppress_eos();
-        }
-        let (logits, tokens) = self.session.logits_and_tokens();
-        let (prompt, generated) = tokens.split_at(self.start);
-        let id = self.sampler.choose(logits, prompt, generated)?;
+        let id = match self.begun.pop_front() {
+            Some(id) => id,
+            None => {
+                if self.is_end_held_back() {
+                    self.suppress_eos();
+                }
+                let (logits, tokens) = self.session.logits_and_tokens();
+                let (prompt, generated) = tokens.split_at(self.start);
+                self.sampler.choose(logits, prompt, generated)?
+            }
+        };
         self.session.push(id);
-        let ends = !suppress && self.session.context().eos_token_ids.contains(&id);
+        self.read_token(id);
+        Ok(())
+    }
+
+    /// Reads the next token that was chosen before an interruption and computed with the prompt, if there is one.
+    fn read_again(&mut self) -> bool {
+        let next = self.session.tokens().get(self.start + self.read).copied();
+        if let Some(id) = next {
+            self.begun.pop_front();
+            self.read_token(id);
+        }
+        next.is_some()
+    }
+
+    /// Whether the next token cannot end the text.
+    fn is_end_held_back(&self) -> bool {
+        self.settings.ignore_eos
+            || self.read < self.settings.min_new_tokens
+            || self.words.count() < self.settings.min_words
+    }
+
+    /// Passes on what the next token of the generation says.
+    fn read_token(&mut self, id: u32) {
+        let ends = !self.is_end_held_back() && self.session.context().eos_token_ids.contains(&id);
+        self.read += 1;
         let piece = if ends { None } else { self.stream.push(id) }.unwrap_or_default();
         self.words.push(&piece);
         let (text, stopped) = self.stop.push(&piece);
@@ -327,7 +389,6 @@ impl<'s> Generation<'s> {
         } else if ends {
             self.finish(FinishReason::Eos);
         }
-        Ok(())
     }
 
     fn suppress_eos(&mut self) {

@@ -23,6 +23,19 @@ pub struct PlannedSection {
 }
 
 impl Plan {
+    /// The plan of a text in one piece: a section without a main point.
+    pub fn in_one_piece(words: usize) -> Self {
+        let main_point = String::new();
+        Self {
+            sections: vec![PlannedSection { main_point, words }],
+        }
+    }
+
+    /// Whether there is nothing but one section without a main point.
+    pub fn is_in_one_piece(&self) -> bool {
+        matches!(self.sections.as_slice(), [section] if section.main_point.is_empty())
+    }
+
     /// Sum of the sections' word targets.
     pub fn words(&self) -> usize {
         self.sections.iter().map(|section| section.words).sum()
@@ -55,6 +68,14 @@ impl Plan {
 }
 
 impl PlannedSection {
+    /// What stands above the section: its main point as a Markdown heading, or nothing where it has none.
+    pub(crate) fn heading(&self) -> String {
+        match self.main_point.as_str() {
+            "" => String::new(),
+            main_point => format!("## {main_point}\n\n"),
+        }
+    }
+
     fn to_line(&self, index: usize) -> String {
         format!(
             "{} {} - Word Count: {} words",
