@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use crate::generation::FinishReason;
 use crate::plan::{Plan, PlannedSection};
 use crate::section::WrittenSection;
+use crate::words::count_words;
 
 /// A long text while it is written: all that is needed to go on, as plain data that can be stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +54,12 @@ impl Manuscript {
             .is_some_and(|section| section.reason == FinishReason::Cancelled)
     }
 
-    /// Tokens that a word took so far.
-    pub(crate) fn tokens_per_word(&self) -> Option<f64> {
+    /// Tokens that a word took so far, in the sections and in the `text` of one that is being written.
+    pub(crate) fn tokens_per_word(&self, text: &str, token_ids: &[u32]) -> Option<f64> {
         let tokens: usize = self.sections.iter().map(|section| section.token_ids.len()).sum();
+        let words = self.words() + count_words(text);
         // A short text says nothing about the next.
-        (self.words() >= 50).then(|| tokens as f64 / self.words() as f64)
+        (words >= 50).then(|| (tokens + token_ids.len()) as f64 / words as f64)
     }
 
     /// Words for section `index`: its target, and what the sections before it are short of or over, at most by half.
@@ -100,7 +102,10 @@ mod tests {
             [120, 100, 70, 150]
         );
         assert_eq!(
-            (after(80).tokens_per_word(), after(10).tokens_per_word()),
+            (
+                after(80).tokens_per_word("", &[]),
+                after(10).tokens_per_word("a b", &[0; 9])
+            ),
             (Some(2.0), None)
         );
     }

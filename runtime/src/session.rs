@@ -675,4 +675,113 @@ mod tests {
             ErrorKind::Prompt
         );
     }
+
+    /// Sizes of the runs in which the tokens now in the cache were computed.
+    fn history(log: &crate::scripted::Log) -> Vec<(u32, usize)> {
+        log.rows
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|row| (row.id, row.run))
+            .collect()
+    }
+
+    #[test]
+    fn a_deterministic_cache_does_not_tell_how_it_came_to_be() {
+        let prompts = [
+            image_prompt("a long way", 1.0, "cdefghijklmnopqrstuvwx"),
+            image_prompt("a long way", 1.0, "cdefghijklmnopqzzzzzzzzzzzz"),
+            image_prompt("a long way", 1.0, "cdefg"),
+            image_prompt("a long war", 1.0, "cdefg"),
+        ];
+        let decoder = || ScriptedDecoder::new(|ids| ids.len() as u32 % 90);
+        let shared = decoder();
+        let log = shared.log();
+        let mut session = shared.session();
+        session.set_deterministic(true);
+        for prompt in prompts.iter().chain(prompts.iter().rev()) {
+            let fresh = decoder();
+            let fresh_log = fresh.log();
+            let mut fresh = fresh.session();
+            fresh.set_deterministic(true);
+            for session in [&mut session, &mut fresh] {
+                session.replace(prompt.clone()).unwrap();
+                session.generate(settings(12)).unwrap().complete().unwrap();
+            }
+            assert_eq!(history(&log), history(&fresh_log));
+        }
+        assert_eq!(
+            log.encoded.lock().unwrap().len(),
+            3,
+            "images stay while what is before them does"
+        );
+    }
+
+    #[test]
+    fn what_was_generated_becomes_part_of_a_prompt_as_a_prompt() {
+        let decoder = ScriptedDecoder::new(|_| tokens_of("z")[0]);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        session.set_deterministic(true);
+        session.extend(text_prompt("abcdefghij")).unwrap();
+        session.generate(settings(10)).unwrap().complete().unwrap();
+        session
+            .replace(text_prompt(&("abcdefghij".to_owned() + &"z".repeat(9))))
+            .unwrap();
+        let output = session.generate(settings(1)).unwrap().complete().unwrap();
+        assert_eq!(output.stats.prefilled_tokens, 19 - 8);
+        let runs: Vec<usize> = history(&log).iter().map(|(_, run)| *run).collect();
+        assert_eq!(runs, [vec![8; 16], vec![3; 3]].concat());
+    }
+
+    #[test]
+    fn a_generation_that_was_interrupted_goes_on() {
+        for deterministic in [false, true] {
+            let session = || {
+                let mut session = ScriptedDecoder::writing(3, "some words and more").session();
+                session.set_deterministic(deterministic);
+                session.extend(text_prompt(">>>")).unwrap();
+                session
+            };
+            let whole = session().generate(settings(100)).unwrap().complete().unwrap();
+            for length in 0..whole.token_ids.len() {
+                let begun = crate::Begun {
+                    token_ids: whole.token_ids[..length].to_vec(),
+                    sampler: crate::SamplerState {
+                        seed: 0,
+                        words_drawn: 0,
+                    },
+                };
+                let settings = GenerationSettings {
+                    begun: Some(begun),
+                    ..settings(100)
+                };
+                let output = session().generate(settings).unwrap().complete().unwrap();
+                assert_eq!(
+                    (&output.text, &output.token_ids, output.reason),
+                    (&whole.text, &whole.token_ids, whole.reason)
+                );
+                assert_eq!(
+                    output.stats.prefilled_tokens,
+                    if deterministic { 3 } else { 3 + length }
+                );
+            }
+        }
+        let mut session = ScriptedDecoder::writing(3, "x").with_context(8).session();
+        session.extend(text_prompt(">>>")).unwrap();
+        let too_long = GenerationSettings {
+            begun: Some(crate::Begun {
+                token_ids: vec![1; 6],
+                sampler: crate::SamplerState {
+                    seed: 0,
+                    words_drawn: 0,
+                },
+            }),
+            ..settings(100)
+        };
+        assert_eq!(
+            session.generate(too_long).err().unwrap().kind(),
+            ErrorKind::Prompt
+        );
+    }
 }

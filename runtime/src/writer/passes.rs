@@ -33,7 +33,8 @@ impl Writer {
         let heading = manuscript.plan.sections[index].heading();
         event(WriterEvent::Text(between.to_owned() + &heading + &open.text));
         loop {
-            let length = Length::new(goal.left(&open), before.tokens_per_word());
+            let tokens_per_word = before.tokens_per_word(&open.text, &open.token_ids);
+            let length = Length::new(goal.left(&open), tokens_per_word);
             self.prepare(&before, &open, event)?;
             let most = self
                 .settings
@@ -195,5 +196,223 @@ impl Writer {
                 .extend(self.processor.tokenizer().encode(shown, false)?);
         }
         self.session.replace(prompt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{END, ScriptedDecoder, author, processor, token_of};
+    use crate::{Plan, PlannedSection, SamplerSettings, Task, WriterSettings};
+
+    /// What a model might write, by position: sentences of up to 25 words, and after one in so many an end or another
+    /// heading.
+    fn unruly(seed: u64, end_every: u64) -> ScriptedDecoder {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut random = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let mut stream = Vec::new();
+        ScriptedDecoder::new(move |ids| {
+            while stream.len() <= ids.len() {
+                for word in 0..=2 + random(22) {
+                    stream.extend(if word == 0 { "A" } else { " b" }.bytes().map(token_of));
+                    stream.extend((0..random(8)).map(|_| token_of(b'o')));
+                }
+                stream.push(token_of(b'.'));
+                match random(end_every) {
+                    0 => stream.push(END),
+                    1 => stream.extend("\n\n## More\n\n".bytes().map(token_of)),
+                    2 => stream.extend("\n\n".bytes().map(token_of)),
+                    _ => {}
+                }
+                stream.push(token_of(b' '));
+            }
+            stream[ids.len()]
+        })
+    }
+
+    fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
+        let task = Task {
+            instruction: "Write about bees.".to_owned(),
+            ..Task::default()
+        };
+        Writer::with_session(processor(), decoder.session(), task, settings)
+    }
+
+    fn greedy() -> WriterSettings {
+        WriterSettings {
+            sampler: SamplerSettings::greedy(),
+            ..WriterSettings::default()
+        }
+    }
+
+    fn plan(sections: usize, words: usize) -> Plan {
+        let section = |index| PlannedSection {
+            main_point: format!("Part {index}"),
+            words,
+        };
+        Plan {
+            sections: (1..=sections).map(section).collect(),
+        }
+    }
+
+    /// What was wanted and written of each section, and whether it was said to be short.
+    fn lengths(decoder: ScriptedDecoder, plan: Plan) -> (Vec<(usize, usize, bool)>, Manuscript) {
+        let mut lengths = Vec::new();
+        let mut shown = String::new();
+        let manuscript = writer(decoder.with_context(1 << 20), greedy())
+            .write(plan, |event| match event {
+                WriterEvent::SectionStarted { words, .. } => lengths.push((words, 0, false)),
+                WriterEvent::Shortfall { words, wanted, .. } => {
+                    let last = lengths.last_mut().unwrap();
+                    assert_eq!(wanted, last.0);
+                    *last = (wanted, words, true);
+                }
+                WriterEvent::SectionFinished { words, .. } => lengths.last_mut().unwrap().1 = words,
+                WriterEvent::Text(text) => shown.push_str(&text),
+                WriterEvent::Generation(Event::Token { text, .. } | Event::Finished { text, .. }) => {
+                    shown.push_str(&text);
+                }
+                _ => {}
+            })
+            .unwrap();
+        assert_eq!(shown, manuscript.text());
+        (lengths, manuscript)
+    }
+
+    #[test]
+    fn sections_have_their_length_or_it_is_said_that_they_are_short() {
+        let mut short = 0;
+        for seed in 1..=40 {
+            for (sections, words) in [(1, 100 + 10 * seed as usize), (3, 150)] {
+                let plan = if sections == 1 {
+                    Plan::in_one_piece(words)
+                } else {
+                    plan(sections, words)
+                };
+                let (lengths, manuscript) = lengths(unruly(seed, 24), plan);
+                assert!(manuscript.is_complete());
+                for (wanted, words, is_short) in lengths {
+                    let share = words as f64 / wanted as f64;
+                    assert!(share <= 1.15, "seed {seed}: {words} of {wanted}");
+                    assert_eq!(is_short, share < 0.85, "seed {seed}: {words} of {wanted}");
+                    short += usize::from(is_short);
+                }
+            }
+        }
+        assert!(short <= 16, "{short} of 160 sections are short");
+    }
+
+    #[test]
+    fn a_section_that_is_always_broken_off_is_written_on_so_often_and_called_short() {
+        // A heading after every sentence of three words.
+        let text = "One two three.\n\n## More\n";
+        let decoder = ScriptedDecoder::new(move |ids| token_of(text.as_bytes()[ids.len() % text.len()]));
+        let mut passes = 0;
+        let mut short = None;
+        let manuscript = writer(decoder, greedy())
+            .write(plan(1, 60), |event| match event {
+                WriterEvent::Generation(Event::Finished { .. }) => passes += 1,
+                WriterEvent::Shortfall { words, wanted, .. } => short = Some((words, wanted)),
+                _ => {}
+            })
+            .unwrap();
+        assert_eq!(passes, 1 + CONTINUATIONS);
+        let section = &manuscript.sections[0];
+        assert_eq!(short, Some((section.words, 60)));
+        assert!(section.words >= 9 && section.text.contains("\n\n"), "{section:?}");
+        assert!(
+            !section.text.contains("More"),
+            "headings are the writer's: {section:?}"
+        );
+    }
+
+    #[test]
+    fn the_cap_holds_where_no_sentence_ends() {
+        let decoder = || ScriptedDecoder::new(|ids| token_of(b"word "[ids.len() % 5]));
+        let (lengths, _) = lengths(decoder(), Plan::in_one_piece(200));
+        assert!(lengths[0].1 <= 270 && !lengths[0].2, "{lengths:?}");
+        let settings = WriterSettings {
+            max_section_tokens: 100,
+            ..greedy()
+        };
+        let section = writer(decoder(), settings)
+            .write_at_once(200, &mut |_| ())
+            .unwrap();
+        assert_eq!(
+            (section.token_ids.len(), section.reason),
+            (100, FinishReason::MaxTokens)
+        );
+    }
+
+    /// Prompt tokens that were computed for each section, and tokens that were written.
+    fn prefilled(context: usize, deterministic: bool) -> (Vec<usize>, usize) {
+        let mut prefilled = Vec::new();
+        let settings = WriterSettings {
+            deterministic,
+            ..greedy()
+        };
+        let manuscript = writer(author(&["Bees"]).with_context(context), settings)
+            .write(plan(24, 60), |event| match event {
+                WriterEvent::SectionStarted { .. } => prefilled.push(0),
+                WriterEvent::Generation(Event::Finished { stats, .. }) => {
+                    *prefilled.last_mut().unwrap() += stats.prefilled_tokens;
+                }
+                _ => {}
+            })
+            .unwrap();
+        assert!(manuscript.is_complete() && manuscript.words() > 1300);
+        (prefilled, manuscript.text().len())
+    }
+
+    #[test]
+    fn of_a_text_that_fits_the_context_only_headings_are_computed_as_prompts() {
+        let (sections, _) = prefilled(1 << 16, false);
+        assert!(sections[0] > 100, "request");
+        assert!(sections[2..].iter().all(|tokens| *tokens < 40), "{sections:?}");
+    }
+
+    /// The work grows with the text, not with its square: what is shown moves by halves of the context.
+    #[test]
+    fn a_text_that_is_longer_than_the_context_is_computed_once_more() {
+        let (sections, written) = prefilled(2000, false);
+        let after_first: usize = sections[1..].iter().sum();
+        assert!(written > 3 * 2000, "{written} tokens");
+        assert!(
+            after_first < written + 40 * sections.len(),
+            "{after_first} of {written}: {sections:?}"
+        );
+        let (early, late): (usize, usize) = (sections[6..15].iter().sum(), sections[15..].iter().sum());
+        assert!(late < early * 3 / 2, "{early}, then {late}");
+    }
+
+    #[test]
+    fn a_deterministic_text_is_computed_once_more_and_no_oftener() {
+        let (sections, written) = prefilled(1 << 16, true);
+        let after_first: usize = sections[1..].iter().sum();
+        // Each section begins with up to a chunk of 8 that is computed again.
+        assert!(
+            after_first < written + (8 + 40) * sections.len(),
+            "{after_first} of {written}: {sections:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_text_is_said() {
+        let mut left_out = Vec::new();
+        writer(author(&["Bees"]).with_context(2000), greedy())
+            .write(plan(24, 60), |event| {
+                if let WriterEvent::TextLeftOut { words, .. } = event {
+                    left_out.push(words);
+                }
+            })
+            .unwrap();
+        assert!(left_out.len() > 10 && left_out.is_sorted(), "{left_out:?}");
+        left_out.dedup();
+        assert!(left_out.len() < 10, "it moves now and then: {left_out:?}");
     }
 }
