@@ -304,7 +304,7 @@ impl Writer {
 
     /// Writes the next section of a manuscript. A cancelled one is returned as far as it came.
     ///
-    /// A section that ends with less than 85 % of its words is written on, three times at most; if it is short even then,
+    /// A section that ends with less than 85 % of its words is written on, five times at most; if it is short even then,
     /// [`WriterEvent::Shortfall`] says so. It ends with a sentence between 85 % and 115 % where there is one, and in any case
     /// at 135 %.
     ///

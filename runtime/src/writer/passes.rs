@@ -10,7 +10,7 @@ use crate::shown_text::shown_text;
 use crate::words::count_words;
 
 /// Times that a section which turned out short is written on.
-const CONTINUATIONS: usize = 3;
+const CONTINUATIONS: usize = 5;
 
 /// How a section is written: in one pass, or in more where it turns out short.
 impl Writer {
