@@ -186,7 +186,7 @@ pub(crate) enum Inner {
     #[error("the plan, line {line}: {problem}")]
     PlanLine { line: usize, problem: String },
     #[error("the plan {0}")]
-    Plan(&'static str),
+    Plan(String),
 
     #[error("cancelled")]
     Cancelled,

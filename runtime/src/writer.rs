@@ -9,7 +9,9 @@ use crate::engine::Engine;
 use crate::error::{Error, Inner, Result};
 use crate::generation::{Event, FinishReason, GenerationSettings};
 use crate::manuscript::Manuscript;
-use crate::plan::{Plan, PlannedSection, clean_main_point, line_start, section_count, share_words};
+use crate::plan::{
+    Plan, PlannedSection, clean_main_point, line_start, section_count, share_words, shorten_main_point,
+};
 use crate::request::plan_request;
 use crate::sampler::SamplerSettings;
 use crate::section::WrittenSection;
@@ -358,7 +360,7 @@ impl Writer {
             if output.reason == FinishReason::Cancelled {
                 return Err(Inner::Cancelled.into());
             }
-            let point = clean_main_point(&output.text);
+            let point = shorten_main_point(&clean_main_point(&output.text));
             if count_words(&point) > 0 && !taken(&point) {
                 return Ok(point);
             }
