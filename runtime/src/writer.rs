@@ -181,6 +181,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Most tokens of a prompt that are computed at once.
+    pub fn prefill_chunk(&self) -> usize {
+        self.session.chunk()
+    }
+
+    /// The draft that all is kept in.
+    pub fn draft(&self) -> Option<&Draft> {
+        self.draft.as_ref()
+    }
+
     /// The draft, for who ends the writing.
     pub fn into_draft(self) -> Option<Draft> {
         self.draft

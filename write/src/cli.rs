@@ -1,8 +1,11 @@
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Parser};
-use lwv_runtime::{Device, EngineCache, SamplerSettings};
+use clap::error::ErrorKind;
+use clap::{ArgGroup, CommandFactory, Parser};
+use lwv_runtime::{Device, DraftHeader, EngineCache, SamplerSettings};
 use serde::Serialize;
+
+use crate::text_file::beside;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,6 +14,11 @@ Examples:
 
   Plan and write a long text into a file, with progress on the terminal:
     lwv-write bundle --image slides/01.png --prompt-file task.txt --words 3000 --plan --out talk.md
+
+  Make a plan, edit it, write it, and go on after a power cut:
+    lwv-write bundle --prompt-file task.txt --words 3000 --plan-only plan.md
+    lwv-write bundle --prompt-file task.txt --plan-file plan.md --out talk.md
+    lwv-write bundle --resume talk.md.draft
 
   What would a long text take on a board whose memory gives 102 GB/s?
     lwv-write bundle --estimate --bandwidth 102
@@ -23,7 +31,7 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 /// Writes long texts from pictures and instructions, offline.
 #[derive(Debug, Parser)]
 #[command(name = "lwv-write", version, after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "estimate", "list_engines"]))]
+#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "resume", "estimate", "list_engines"]))]
 pub(crate) struct Arguments {
     /// Folder of the bundle, as lwv-export writes it.
     #[arg(required_unless_present = "list_engines")]
@@ -64,8 +72,14 @@ pub(crate) struct Arguments {
     /// Make a plan first and write it section by section; needs --words.
     #[arg(long, requires = "words")]
     plan: bool,
+    /// Make a plan, write it to FILE (JSON if it ends with .json) and end.
+    #[arg(long, value_name = "FILE", requires = "words", conflicts_with_all = ["plan_file", "out", "json", "draft"])]
+    plan_only: Option<PathBuf>,
+    /// Write the text of this plan: a line for each section, such as `- What it says (300 words)`, or JSON.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "sections", "raw_prompt", "prompt_ids", "ignore_eos"])]
+    plan_file: Option<PathBuf>,
     /// How many sections to plan; by default one for every 300 words.
-    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "words", value_parser = clap::value_parser!(u32).range(1..))]
     sections: Option<u32>,
     /// Most tokens to write; with --plan, in a section.
     #[arg(long, value_name = "N")]
@@ -98,6 +112,30 @@ pub(crate) struct Arguments {
     /// Seed of the random choice [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+
+    /// Write the same text whatever was computed before and however often it is interrupted, on the same device and threads;
+    /// costs some time.
+    #[arg(long)]
+    deterministic: bool,
+
+    /// Keep the text here while it is written, to go on with after whatever happens; with --words and --out it is
+    /// OUT.draft.
+    #[arg(long, value_name = "FILE")]
+    draft: Option<PathBuf>,
+    /// Leave the draft when the text is whole; its sections can be rewritten and extended.
+    #[arg(long)]
+    keep_draft: bool,
+    /// Go on with a draft, with the settings that it was begun with.
+    #[arg(long, value_name = "DRAFT", conflicts_with_all = ["image", "system", "raw_prompt", "plan", "plan_only", "plan_file",
+        "sections", "max_new_tokens", "stop", "ignore_eos", "deterministic", "draft"])]
+    resume: Option<PathBuf>,
+    /// With --resume: write section N of a whole text anew; the old one stays in the draft.
+    #[arg(long, value_name = "N", requires = "resume", conflicts_with_all = ["words", "extend_section"],
+        value_parser = clap::value_parser!(u32).range(1..))]
+    rewrite_section: Option<u32>,
+    /// With --resume: add --words words to section N of a whole text.
+    #[arg(long, value_name = "N", requires_all = ["resume", "words"], value_parser = clap::value_parser!(u32).range(1..))]
+    extend_section: Option<u32>,
 
     /// Where to compute: auto, cpu, cuda, cuda:1, tensorrt or tensorrt-rtx. Only auto falls back, and says so.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
@@ -148,11 +186,23 @@ pub(crate) struct Recipe {
     pub(crate) system: Option<String>,
     pub(crate) words: Option<usize>,
     pub(crate) plan: bool,
+    #[serde(skip)]
+    pub(crate) plan_only: Option<PathBuf>,
+    pub(crate) plan_file: Option<PathBuf>,
     pub(crate) sections: Option<usize>,
     pub(crate) max_new_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
     pub(crate) ignore_eos: bool,
     pub(crate) sampler: SamplerSettings,
+    pub(crate) deterministic: bool,
+    #[serde(skip)]
+    pub(crate) draft: Option<PathBuf>,
+    #[serde(skip)]
+    pub(crate) keep_draft: bool,
+    #[serde(skip)]
+    pub(crate) resume: Option<PathBuf>,
+    #[serde(skip)]
+    pub(crate) change: Option<Change>,
     #[serde(serialize_with = "as_text")]
     pub(crate) device: Device,
     pub(crate) threads: Option<usize>,
@@ -169,6 +219,17 @@ pub(crate) struct Recipe {
     pub(crate) json: bool,
 }
 
+/// A section of a whole draft that is to be changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// Which, from 0.
+    pub(crate) index: usize,
+    /// Words to add; `None` to write it anew.
+    pub(crate) extend_by: Option<usize>,
+    /// Whether the user named a seed.
+    pub(crate) seed_given: bool,
+}
+
 /// Where the prompt comes from.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -182,21 +243,57 @@ pub(crate) enum PromptSource {
 }
 
 impl Arguments {
-    /// Reads the prompt and fills in defaults.
-    pub(crate) fn resolve(self) -> anyhow::Result<Recipe> {
-        Ok(Recipe {
+    /// Ends the process where arguments do not go together in a way that their definitions cannot say.
+    pub(crate) fn check(&self) {
+        let changes = self.rewrite_section.is_some() || self.extend_section.is_some();
+        let draws = self.greedy
+            || self.seed.is_some()
+            || [self.temperature, self.top_p, self.min_p, self.repetition_penalty]
+                .iter()
+                .any(Option::is_some)
+            || self.top_k.is_some();
+        let problem = if self.resume.is_some() && !changes && (draws || self.words.is_some()) {
+            "a draft is gone on with as it was begun; --words and how tokens are chosen go with --extend-section and \
+             --rewrite-section only"
+        } else if self.draft.is_some() && self.words.is_none() && self.plan_file.is_none() {
+            "--draft needs --words or --plan-file"
+        } else if self.sections.is_some() && !self.plan && self.plan_only.is_none() {
+            "--sections needs --plan or --plan-only"
+        } else {
+            return;
+        };
+        Self::command().error(ErrorKind::ArgumentConflict, problem).exit()
+    }
+
+    /// The draft to go on with.
+    pub(crate) fn resume(&self) -> Option<&Path> {
+        self.resume.as_deref()
+    }
+
+    /// Reads the prompt and fills in defaults, or what `header` says of the draft that is gone on with.
+    pub(crate) fn resolve(self, header: Option<&DraftHeader>) -> anyhow::Result<Recipe> {
+        let change = self.change();
+        let usual = header.map_or_else(SamplerSettings::default, |header| header.settings.sampler.clone());
+        let recipe = Recipe {
             engines: self.engine_cache(),
             prompt: self.prompt_source()?,
-            sampler: self.sampler(),
+            sampler: self.sampler(usual),
             bundle: self.bundle.unwrap_or_default(),
             images: self.image,
             system: self.system,
             words: self.words.map(|words| words as usize),
-            plan: self.plan,
+            plan: self.plan || self.plan_only.is_some(),
+            plan_only: self.plan_only,
+            plan_file: self.plan_file,
             sections: self.sections.map(|sections| sections as usize),
             max_new_tokens: self.max_new_tokens,
             stop: self.stop,
             ignore_eos: self.ignore_eos,
+            deterministic: self.deterministic,
+            draft: self.draft,
+            keep_draft: self.keep_draft,
+            resume: self.resume,
+            change,
             device: self.device,
             threads: self.threads.map(|threads| threads as usize),
             kv_budget_mib: self.kv_budget_mib,
@@ -207,6 +304,16 @@ impl Arguments {
             check_hashes: self.check_hashes,
             out: self.out,
             json: self.json,
+        };
+        header.map_or(Ok(recipe.clone()), |header| recipe.with_draft(header))
+    }
+
+    fn change(&self) -> Option<Change> {
+        let section = self.rewrite_section.or(self.extend_section)?;
+        Some(Change {
+            index: section as usize - 1,
+            extend_by: self.extend_section.and(self.words).map(|words| words as usize),
+            seed_given: self.seed.is_some(),
         })
     }
 
@@ -247,10 +354,9 @@ impl Arguments {
         })
     }
 
-    fn sampler(&self) -> SamplerSettings {
-        let usual = SamplerSettings::default();
+    fn sampler(&self, usual: SamplerSettings) -> SamplerSettings {
         SamplerSettings {
-            greedy: self.greedy,
+            greedy: self.greedy || (usual.greedy && self.temperature.is_none()),
             temperature: self.temperature.unwrap_or(usual.temperature),
             top_k: self.top_k.unwrap_or(usual.top_k),
             top_p: self.top_p.unwrap_or(usual.top_p),
@@ -259,6 +365,43 @@ impl Arguments {
             seed: self.seed.unwrap_or(usual.seed),
             ..usual
         }
+    }
+}
+
+impl Recipe {
+    /// The settings of a draft, but for those that are the user's or this machine's.
+    fn with_draft(self, header: &DraftHeader) -> anyhow::Result<Self> {
+        let (task, settings) = (&header.task, &header.settings);
+        let device = match self.device {
+            Device::Auto => settings.device.parse().map_err(anyhow::Error::msg)?,
+            named => named,
+        };
+        Ok(Self {
+            prompt: PromptSource::Request(task.instruction.clone()),
+            images: task.images.iter().map(|image| image.path.clone()).collect(),
+            system: task.system.clone(),
+            words: Some(header.outline.words()),
+            max_new_tokens: settings.max_section_tokens,
+            stop: settings.stop.clone(),
+            deterministic: settings.deterministic,
+            device,
+            threads: self.threads.or(Some(settings.threads)),
+            prefill_chunk: self.prefill_chunk.or(Some(settings.prefill_chunk)),
+            out: self.out.or_else(|| header.out.clone()),
+            ..self
+        })
+    }
+
+    /// Whether a text of a number of words is written, planned or in one piece.
+    pub(crate) fn is_long_text(&self) -> bool {
+        self.words.is_some() || self.plan_file.is_some()
+    }
+
+    /// Where the draft is; only long texts have one.
+    pub(crate) fn draft_path(&self) -> Option<PathBuf> {
+        let beside_text = || self.out.as_deref().map(|out| beside(out, ".draft"));
+        let named = self.resume.clone().or_else(|| self.draft.clone());
+        named.or_else(beside_text).filter(|_| self.is_long_text())
     }
 }
 
@@ -282,7 +425,7 @@ mod tests {
 
     #[test]
     fn defaults_are_filled_in() {
-        let recipe = parse(&["--prompt", "x"]).unwrap().resolve().unwrap();
+        let recipe = parse(&["--prompt", "x"]).unwrap().resolve(None).unwrap();
         assert_eq!(
             (
                 recipe.sampler.temperature,
@@ -301,6 +444,12 @@ mod tests {
         assert!(parse(&["--prompt", "x", "--prompt-file", "y"]).is_err());
         assert!(parse(&["--prompt", "x", "--plan"]).is_err(), "a plan needs words");
         assert!(parse(&["--prompt", "x", "--greedy", "--temperature", "1"]).is_err());
+        assert!(parse(&["--resume", "d", "--prompt", "x"]).is_err());
+        assert!(
+            parse(&["--resume", "d", "--extend-section", "1"]).is_err(),
+            "words"
+        );
+        assert!(parse(&["--prompt", "x", "--rewrite-section", "1"]).is_err());
         let error = parse(&["--prompt", "x", "--device", "gpu"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("tensorrt-rtx"), "{error}");

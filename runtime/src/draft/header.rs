@@ -27,6 +27,8 @@ pub struct DraftHeader {
     pub settings: DraftSettings,
     /// Where the text belongs when it is whole.
     pub out: Option<PathBuf>,
+    /// Whether the draft stays when the text is whole.
+    pub keep: bool,
 }
 
 /// A [`Task`] with the files that its pictures come from.
@@ -99,6 +101,17 @@ impl DraftHeader {
             outline,
             settings,
             out: out.map(|out| std::path::absolute(&out).unwrap_or(out)),
+            keep: false,
+        }
+    }
+}
+
+impl Outline {
+    /// Words of the whole text.
+    pub fn words(&self) -> usize {
+        match self {
+            Self::ToMake { words, .. } => *words,
+            Self::Given(plan) => plan.words(),
         }
     }
 }
