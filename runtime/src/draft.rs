@@ -16,7 +16,7 @@ pub use recovery::Recovery;
 pub use state::{DraftState, OpenPass, OpenSection, Revision, Variant};
 pub(crate) use state::{Record, join};
 
-use self::copy::{beside, copy_of, sync_folder, write_copy};
+use self::copy::{copy_of, sync_folder, write_copy};
 use self::journal::{Journal, read_lines};
 use crate::error::{Inner, Result};
 use crate::plan::Plan;
@@ -88,8 +88,8 @@ impl Draft {
         let end = own.as_ref().map_or(0, |own| own.end);
         let copied = copied.filter(|copied| own.as_ref().is_none_or(|own| own.next < copied.next));
         let recovery = Recovery::of(&bytes[end..], copied.is_some());
-        if recovery.is_more_than_torn(&bytes[end..]) {
-            let kept = beside(path, ".damaged");
+        if bytes[end..].contains(&b'\n') {
+            let kept = path.with_added_extension("damaged");
             fs::write(&kept, &bytes).map_err(|source| Inner::WriteDraft { path: kept, source })?;
         }
         if let Some(Contents {

@@ -311,7 +311,6 @@ impl<'s> Generation<'s> {
                     self.finish(FinishReason::MaxTokens);
                 } else if !self.read_again() {
                     self.choose()?;
-                    self.clock.first_token = Some(self.clock.begin.elapsed());
                 }
             }
         }
@@ -354,6 +353,7 @@ impl<'s> Generation<'s> {
                 self.sampler.choose(logits, prompt, generated)?
             }
         };
+        self.clock.first_token.get_or_insert(self.clock.begin.elapsed());
         self.session.push(id);
         self.read_token(id);
         Ok(())

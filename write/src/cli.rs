@@ -5,8 +5,6 @@ use clap::{ArgGroup, CommandFactory, Parser};
 use lwv_runtime::{Device, DraftHeader, EngineCache, SamplerSettings};
 use serde::Serialize;
 
-use crate::text_file::beside;
-
 const EXAMPLES: &str = "\
 Examples:
   Write about two photographs, 800 words, as they come:
@@ -399,7 +397,7 @@ impl Recipe {
 
     /// Where the draft is; only long texts have one.
     pub(crate) fn draft_path(&self) -> Option<PathBuf> {
-        let beside_text = || self.out.as_deref().map(|out| beside(out, ".draft"));
+        let beside_text = || self.out.as_deref().map(|out| out.with_added_extension("draft"));
         let named = self.resume.clone().or_else(|| self.draft.clone());
         named.or_else(beside_text).filter(|_| self.is_long_text())
     }

@@ -9,7 +9,7 @@ use crate::error::{Inner, Result};
 
 /// Where the copy of the draft at `draft` is.
 pub(crate) fn copy_of(draft: &Path) -> PathBuf {
-    beside(draft, ".copy")
+    draft.with_added_extension("copy")
 }
 
 /// Writes the copy of the draft at `draft`: a journal of its own that begins with all that is there, so that a draft whose
@@ -32,7 +32,7 @@ pub(crate) fn write_copy(draft: &Path, header: &DraftHeader, state: &DraftState,
 
 /// Gives a file new bytes, all or none.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let staged = beside(path, ".new");
+    let staged = path.with_added_extension("new");
     let mut file = File::create(&staged)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -47,11 +47,4 @@ pub(crate) fn sync_folder(path: &Path) {
     if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
         let _ = folder.sync_all();
     }
-}
-
-/// `path` with `ending` behind its whole name.
-pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
 }

@@ -21,11 +21,6 @@ impl Recovery {
         }
     }
 
-    /// Whether `rest` may hold more than a line that was half written: whole lines behind a damaged one.
-    pub(crate) fn is_more_than_torn(&self, rest: &[u8]) -> bool {
-        rest.contains(&b'\n')
-    }
-
     /// Whether nothing was lost.
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
