@@ -241,8 +241,8 @@ pub(crate) enum PromptSource {
 }
 
 impl Arguments {
-    /// Ends the process where arguments do not go together in a way that their definitions cannot say.
-    pub(crate) fn check(&self) {
+    /// Whether arguments go together, as far as their definitions cannot say it.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
         let changes = self.rewrite_section.is_some() || self.extend_section.is_some();
         let draws = self.greedy
             || self.seed.is_some()
@@ -250,17 +250,24 @@ impl Arguments {
                 .iter()
                 .any(Option::is_some)
             || self.top_k.is_some();
+        let is_long_text = self.words.is_some() || self.plan_file.is_some();
+        let has_draft =
+            self.resume.is_some() || (is_long_text && (self.draft.is_some() || self.out.is_some()));
         let problem = if self.resume.is_some() && !changes && (draws || self.words.is_some()) {
             "a draft is gone on with as it was begun; --words and how tokens are chosen go with --extend-section and \
              --rewrite-section only"
-        } else if self.draft.is_some() && self.words.is_none() && self.plan_file.is_none() {
+        } else if self.draft.is_some() && !is_long_text {
             "--draft needs --words or --plan-file"
         } else if self.sections.is_some() && !self.plan && self.plan_only.is_none() {
             "--sections needs --plan or --plan-only"
+        } else if changes && self.resume.is_none() {
+            "--rewrite-section and --extend-section need --resume"
+        } else if self.keep_draft && !has_draft {
+            "--keep-draft needs --resume, or --words or --plan-file with --draft or --out"
         } else {
-            return;
+            return Ok(());
         };
-        Self::command().error(ErrorKind::ArgumentConflict, problem).exit()
+        Err(Self::command().error(ErrorKind::ArgumentConflict, problem))
     }
 
     /// The draft to go on with.
@@ -374,6 +381,10 @@ impl Recipe {
             Device::Auto => settings.device.parse().map_err(anyhow::Error::msg)?,
             named => named,
         };
+        let prefill_chunk = match self.prefill_chunk {
+            lwv_runtime::DEFAULT_PREFILL_CHUNK => settings.prefill_chunk,
+            named => named,
+        };
         Ok(Self {
             prompt: PromptSource::Request(task.instruction.clone()),
             images: task.images.iter().map(|image| image.path.clone()).collect(),
@@ -384,7 +395,7 @@ impl Recipe {
             deterministic: settings.deterministic,
             device,
             threads: self.threads.or(Some(settings.threads)),
-            prefill_chunk: self.prefill_chunk.or(Some(settings.prefill_chunk)),
+            prefill_chunk,
             out: self.out.or_else(|| header.out.clone()),
             ..self
         })
@@ -447,7 +458,18 @@ mod tests {
             parse(&["--resume", "d", "--extend-section", "1"]).is_err(),
             "words"
         );
-        assert!(parse(&["--prompt", "x", "--rewrite-section", "1"]).is_err());
+        for (arguments, named) in [
+            (&["--prompt", "x", "--rewrite-section", "1"][..], "need --resume"),
+            (&["--resume", "d", "--seed", "1"], "--rewrite-section only"),
+            (&["--resume", "d", "--words", "1"], "--extend-section"),
+            (&["--prompt", "x", "--draft", "d"], "--words"),
+            (&["--prompt", "x", "--words", "9", "--keep-draft"], "--out"),
+            (&["--prompt", "x", "--words", "9", "--sections", "2"], "--plan"),
+        ] {
+            let error = parse(arguments).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        assert!(parse(&["--prompt", "x"]).unwrap().check().is_ok());
         let error = parse(&["--prompt", "x", "--device", "gpu"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("tensorrt-rtx"), "{error}");

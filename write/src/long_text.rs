@@ -135,7 +135,7 @@ pub(crate) fn settle(recipe: &Recipe, draft: Draft, outcome: &Result<FinishReaso
     let state = draft.state();
     let written = matches!(outcome, Ok(reason) if *reason != FinishReason::Cancelled);
     let whole = state.manuscript.is_complete() && state.open.is_none();
-    if state.is_empty() || (written && whole && !draft.header().keep) {
+    if state.is_empty() || (written && whole && !draft.header().keep && !recipe.keep_draft) {
         return Ok(draft.remove()?);
     }
     let path = draft.path().display();

@@ -34,7 +34,9 @@ fn main() -> ExitCode {
     if arguments.estimate || arguments.list_engines {
         return overview(&arguments);
     }
-    arguments.check();
+    if let Err(error) = arguments.check() {
+        error.exit();
+    }
     environment::prepare();
     let cancel = CancelToken::new();
     let outcome = catch_interrupts(&cancel).and_then(|()| run(arguments, &cancel));
