@@ -234,10 +234,17 @@ fn nobody_depends_on_the_leaves() {
 
 #[test]
 fn every_licence_is_allowed() {
-    let used: BTreeSet<String> = ["lwv-write", "lwv-serve", "lwv-capi", "lwv-export", "lwv-train", "lwv-data"]
-        .iter()
-        .flat_map(|package| tree(package, false))
-        .collect();
+    let used: BTreeSet<String> = [
+        "lwv-write",
+        "lwv-serve",
+        "lwv-capi",
+        "lwv-export",
+        "lwv-train",
+        "lwv-data",
+    ]
+    .iter()
+    .flat_map(|package| tree(package, false))
+    .collect();
     for package in metadata()["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
         if !used.contains(name) {

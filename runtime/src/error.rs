@@ -37,6 +37,10 @@ pub enum ErrorKind {
     Logits,
     /// A token was asked for that is not there.
     Rewind,
+    /// A draft cannot be read, written or gone on with.
+    Draft,
+    /// A plan cannot be read.
+    Plan,
     /// Cancelled while loading.
     Cancelled,
 }
@@ -145,6 +149,47 @@ pub(crate) enum Inner {
         have: usize,
         reason: &'static str,
     },
+
+    #[error("cannot read the draft `{}`: {source}", path.display())]
+    ReadDraft { path: PathBuf, source: std::io::Error },
+    #[error("cannot write the draft `{}`: {source}; is the disk full?", path.display())]
+    WriteDraft { path: PathBuf, source: std::io::Error },
+    #[error("the draft `{}` is open in another process; wait until that ends", path.display())]
+    DraftInUse { path: PathBuf },
+    #[error(
+        "`{0}` is a draft already; go on with it (`--resume {0}`), or remove it, or name another (`--draft FILE`)",
+        path.display()
+    )]
+    DraftExists { path: PathBuf },
+    #[error(
+        "`{}` is no draft that can be read{}, and there is no copy of one beside it",
+        path.display(),
+        if *zeroed { ", but zeros only" } else { "" }
+    )]
+    NoDraft { path: PathBuf, zeroed: bool },
+    #[error("`{}` is a draft of version {found}, which this version of lwv does not know", path.display())]
+    DraftVersion { path: PathBuf, found: String },
+    #[error(
+        "the draft `{}` was written by bundle {}, but this is bundle {}; go on with that one, or begin anew",
+        path.display(),
+        short(wants),
+        short(found)
+    )]
+    DraftBundle {
+        path: PathBuf,
+        wants: String,
+        found: String,
+    },
+    #[error("`{}` was changed since the draft was begun; put the picture back, or begin anew", path.display())]
+    DraftImage { path: PathBuf },
+    #[error("a record of the draft cannot be written: {0}")]
+    Record(String),
+
+    #[error("the plan, line {line}: {problem}")]
+    PlanLine { line: usize, problem: String },
+    #[error("the plan {0}")]
+    Plan(String),
+
     #[error("cancelled")]
     Cancelled,
 }
@@ -173,6 +218,16 @@ impl Error {
             Inner::Inference { .. } | Inner::Ort(_) => ErrorKind::Inference,
             Inner::NotANumber { .. } | Inner::OutOfTokens => ErrorKind::Logits,
             Inner::Rewind { .. } => ErrorKind::Rewind,
+            Inner::ReadDraft { .. }
+            | Inner::WriteDraft { .. }
+            | Inner::DraftInUse { .. }
+            | Inner::DraftExists { .. }
+            | Inner::NoDraft { .. }
+            | Inner::DraftVersion { .. }
+            | Inner::DraftBundle { .. }
+            | Inner::DraftImage { .. }
+            | Inner::Record(_) => ErrorKind::Draft,
+            Inner::PlanLine { .. } | Inner::Plan(_) => ErrorKind::Plan,
             Inner::Cancelled => ErrorKind::Cancelled,
         }
     }
@@ -242,6 +297,11 @@ fn list(places: &[String]) -> String {
         .map(|place| format!("  {place}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// As many digits of a hash as people compare.
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
 }
 
 /// Bytes in MiB, rounded up.

@@ -35,6 +35,8 @@ pub struct GenerationSettings {
     /// Watch for a model that turns in circles: go back to where the loop began, try again with a sampler that avoids
     /// repetitions, and end after three tries. Without it a greedy text is exactly the model's.
     pub loop_guard: bool,
+    /// What was generated before an interruption. It is generated once more, to the same tokens, and gone on with.
+    pub begun: Option<Begun>,
     /// Cancels from another thread.
     pub cancel: CancelToken,
 }
@@ -50,9 +52,23 @@ impl Default for GenerationSettings {
             ignore_eos: false,
             written_tokens: 0,
             loop_guard: false,
+            begun: None,
             cancel: CancelToken::new(),
         }
     }
+}
+
+/// The first part of a generation, and how it goes on.
+///
+/// In a [deterministic](Session::set_deterministic) session its tokens are computed one by one, as they were the first
+/// time, and the rest is the same as if there had been no interruption. In others they are computed as a prompt is, which
+/// takes a fraction of the time, and scores can differ in the last bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The tokens that were chosen.
+    pub token_ids: Vec<u32>,
+    /// Where the sampler stood after them.
+    pub sampler: SamplerState,
 }
 
 /// Why a text ended.
@@ -156,6 +172,10 @@ pub struct Generation<'s> {
     interrupt: Arc<dyn Interrupt>,
     /// Length of the text when the generation began.
     start: usize,
+    /// Tokens of the generation whose text was passed on.
+    read: usize,
+    /// Tokens that were chosen before an interruption and not yet read again.
+    begun: VecDeque<u32>,
     pending: VecDeque<Event>,
     phase: Phase,
     clock: Clock,
@@ -181,26 +201,37 @@ struct Clock {
 
 impl<'s> Generation<'s> {
     pub(crate) fn new(session: &'s mut Session, settings: GenerationSettings) -> Result<Self> {
-        let sampler = Sampler::new(settings.sampler.clone())?;
+        let mut sampler = Sampler::new(settings.sampler.clone())?;
         let vocabulary = session.decoder().vocabulary();
         settings.sampler.logit_bias.check_vocabulary(vocabulary)?;
-        session.decoder().clear_interrupt()?;
-        let interrupt = session.decoder().interrupt_handle();
-        settings.cancel.watch(&interrupt);
-        let to_prefill = session.tokens().len() - session.cached_tokens();
-        let before = session.tokens().len().saturating_sub(settings.written_tokens);
+        let start = session.tokens().len();
+        let before = start.saturating_sub(settings.written_tokens);
         let written = WrittenText::new(
             &session.context().tokenizer,
             &session.tokens()[before..],
             &settings.stop,
             &settings.sampler.dry_sequence_breakers,
         );
+        let mut begun = VecDeque::new();
+        if let Some(before) = &settings.begun {
+            sampler.restore(before.sampler);
+            begun.extend(&before.token_ids);
+            if !session.is_deterministic() {
+                before.token_ids.iter().for_each(|id| session.push(*id));
+            }
+        }
+        session.decoder().clear_interrupt()?;
+        let interrupt = session.decoder().interrupt_handle();
+        settings.cancel.watch(&interrupt);
+        let to_prefill = session.tokens().len() - session.cached_tokens();
         Ok(Self {
             guard: settings.loop_guard.then(|| LoopGuard::new(&written)),
             written,
             settled: 0,
             interventions: 0,
-            start: session.tokens().len(),
+            start,
+            read: 0,
+            begun,
             pending: VecDeque::new(),
             phase: Phase::Prefill,
             clock: Clock::new(to_prefill),
@@ -242,7 +273,7 @@ impl<'s> Generation<'s> {
 
     /// The tokens that were generated so far.
     pub fn generated(&self) -> &[u32] {
-        &self.session.tokens()[self.start..]
+        &self.session.tokens()[self.start..self.start + self.read]
     }
 
     /// Words written so far.
@@ -315,9 +346,8 @@ impl<'s> Generation<'s> {
                 self.phase = Phase::Decode;
                 if self.settings.max_new_tokens == 0 {
                     self.finish(FinishReason::MaxTokens);
-                } else {
+                } else if !self.read_again() {
                     self.choose()?;
-                    self.clock.first_token = Some(self.clock.begin.elapsed());
                 }
             }
         }
@@ -325,6 +355,9 @@ impl<'s> Generation<'s> {
     }
 
     fn decode(&mut self) -> Result<()> {
+        if self.read_again() {
+            return Ok(());
+        }
         if self.generated().len() >= self.settings.max_new_tokens {
             self.finish(FinishReason::MaxTokens);
             return Ok(());
@@ -334,25 +367,41 @@ impl<'s> Generation<'s> {
             return Ok(());
         }
         let begin = Instant::now();
-        self.session.step()?;
+        // Tokens from before an interruption may have been computed with the prompt.
+        if self.session.cached_tokens() < self.session.tokens().len() {
+            self.session.step()?;
+        }
         self.choose()?;
         self.clock.steps += 1;
         self.clock.decode += begin.elapsed();
         Ok(())
     }
 
-    /// Chooses the next token by the scores that are there.
+    /// Chooses the next token by the scores that are there, or takes the one that was chosen before an interruption.
     fn choose(&mut self) -> Result<()> {
-        let generated = self.generated().len();
-        let suppress = self.settings.ignore_eos
-            || generated < self.settings.min_new_tokens
-            || self.written.words() < self.settings.min_words;
+        let again = self.begun.pop_front();
         // As the model gives them, before anything is done to them.
-        let entropy = self
-            .guard
-            .is_some()
-            .then(|| entropy(self.session.logits_and_tokens().0));
-        if suppress {
+        let watched = self.guard.is_some() && again.is_none();
+        let entropy = watched.then(|| entropy(self.session.logits_and_tokens().0));
+        let id = match again {
+            Some(id) => id,
+            None => self.choose_new()?,
+        };
+        self.clock.first_token.get_or_insert(self.clock.begin.elapsed());
+        self.session.push(id);
+        self.read_token(id);
+        match entropy {
+            Some(entropy) if self.phase != Phase::Done => self.guard(entropy),
+            Some(_) => Ok(()),
+            None => {
+                self.look_again();
+                Ok(())
+            }
+        }
+    }
+
+    fn choose_new(&mut self) -> Result<u32> {
+        if self.is_end_held_back() {
             self.suppress_eos();
         }
         let (logits, tokens) = self.session.logits_and_tokens();
@@ -363,23 +412,48 @@ impl<'s> Generation<'s> {
             marks: self.written.marks(),
             exempt: self.written.is_exempt(),
         };
-        let id = self.sampler.choose_after(logits, &history)?;
-        self.session.push(id);
-        let ends = !suppress && self.session.context().eos_token_ids.contains(&id);
-        let added = if ends {
-            self.written.push_end(id)
-        } else {
-            self.written.push(id)
+        self.sampler.choose_after(logits, &history)
+    }
+
+    /// Reads the next token that was chosen before an interruption and computed with the prompt, if there is one.
+    fn read_again(&mut self) -> bool {
+        let next = self.session.tokens().get(self.start + self.read).copied();
+        if let Some(id) = next {
+            self.begun.pop_front();
+            self.read_token(id);
+            self.look_again();
+        }
+        next.is_some()
+    }
+
+    /// Lets the guard know what was written before an interruption, when all of it was read.
+    fn look_again(&mut self) {
+        if let Some(guard) = self.guard.as_mut().filter(|_| self.begun.is_empty()) {
+            *guard = LoopGuard::new(&self.written);
+        }
+    }
+
+    /// Whether the next token cannot end the text.
+    fn is_end_held_back(&self) -> bool {
+        self.settings.ignore_eos
+            || self.read < self.settings.min_new_tokens
+            || self.written.words() < self.settings.min_words
+    }
+
+    /// Passes on what the next token of the generation says.
+    fn read_token(&mut self, id: u32) {
+        let ends = !self.is_end_held_back() && self.session.context().eos_token_ids.contains(&id);
+        self.read += 1;
+        let added = match ends {
+            true => self.written.push_end(id),
+            false => self.written.push(id),
         };
         self.pending.push_back(Event::Token { id, text: added.text });
         if added.stopped {
             self.finish(FinishReason::StopString);
         } else if ends {
             self.finish(FinishReason::Eos);
-        } else if let Some(entropy) = entropy {
-            self.guard(entropy)?;
         }
-        Ok(())
     }
 
     fn suppress_eos(&mut self) {

@@ -16,6 +16,7 @@ mod bundle;
 mod cancel;
 mod card;
 mod decoder;
+mod draft;
 mod engine;
 mod engine_cache;
 mod engine_shelf;
@@ -28,10 +29,12 @@ mod group_query_attention;
 mod kv_cache;
 mod library;
 mod loop_guard;
+mod manuscript;
 mod markup;
 mod ort_decoder;
 mod plan;
 mod provider;
+mod request;
 mod sampler;
 #[cfg(test)]
 mod scripted;
@@ -39,6 +42,7 @@ mod section;
 mod self_test;
 mod sentence;
 mod session;
+mod shown_text;
 mod stats;
 mod stop;
 mod vision_inputs;
@@ -50,14 +54,19 @@ pub use bundle::Bundle;
 pub use cancel::{CancelToken, Interrupt};
 pub use card::Card;
 pub use decoder::Decoder;
+pub use draft::{
+    Draft, DraftHeader, DraftImage, DraftSettings, DraftState, DraftTask, OpenPass, OpenSection, Outline,
+    Recovery, Revision, Variant,
+};
 pub use engine::{DEFAULT_KV_BUDGET, DEFAULT_PREFILL_CHUNK, Engine, EngineBuilder, LoadProgress};
 pub use engine_cache::{
     CachedEngine, DEFAULT_ENGINE_LIMIT, ENGINES_VARIABLE, EngineCache, EngineState, Fingerprint,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use estimate::MemoryEstimate;
-pub use generation::{Event, FinishReason, Generation, GenerationSettings, Output};
+pub use generation::{Begun, Event, FinishReason, Generation, GenerationSettings, Output};
 pub use library::{LIBRARY_VARIABLE, find_library};
+pub use manuscript::Manuscript;
 pub use plan::{Plan, PlannedSection};
 pub use provider::{Device, PLUGIN_VARIABLE};
 pub use sampler::{History, LogitBias, Sampler, SamplerSettings, SamplerState, TokenMark};
@@ -65,4 +74,4 @@ pub use section::WrittenSection;
 pub use session::{Session, SessionContext};
 pub use stats::{Stats, available_bytes, peak_rss_bytes};
 pub use words::{WordCounter, count_words};
-pub use writer::{Manuscript, Task, Writer, WriterEvent, WriterSettings};
+pub use writer::{Task, Writer, WriterEvent, WriterSettings};

@@ -1,4 +1,8 @@
+mod handwritten;
+
 use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
 
 /// Words of a section where nobody said how many sections there are to be.
 const USUAL_SECTION: usize = 300;
@@ -23,6 +27,19 @@ pub struct PlannedSection {
 }
 
 impl Plan {
+    /// The plan of a text in one piece: a section without a main point.
+    pub fn in_one_piece(words: usize) -> Self {
+        let main_point = String::new();
+        Self {
+            sections: vec![PlannedSection { main_point, words }],
+        }
+    }
+
+    /// Whether there is nothing but one section without a main point.
+    pub fn is_in_one_piece(&self) -> bool {
+        matches!(self.sections.as_slice(), [section] if section.main_point.is_empty())
+    }
+
     /// Sum of the sections' word targets.
     pub fn words(&self) -> usize {
         self.sections.iter().map(|section| section.words).sum()
@@ -54,7 +71,34 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Reads a plan that people wrote or edited. That is JSON, `{"sections": [{"main_point": "…", "words": 300}]}`, or
+    /// Markdown with a line for each section: of the form of [`to_lines`](Self::to_lines), or a heading or an item of a list
+    /// that ends with a word count. Sections without one share what is left of `words`. Empty lines, rules, comments in one
+    /// line and a title (`# …`) are passed over.
+    ///
+    /// ```
+    /// let plan = lwv_runtime::Plan::read("# Bees\n- Why bees matter (120 words)\n- What harms them\n", Some(200))?;
+    /// assert_eq!((plan.sections[1].main_point.as_str(), plan.sections[1].words), ("What harms them", 80));
+    /// # Ok::<(), lwv_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A line that plans nothing, a section without words, or no section at all; the text says which line.
+    pub fn read(text: &str, words: Option<usize>) -> Result<Self> {
+        handwritten::read(text, words)
+    }
+}
+
 impl PlannedSection {
+    /// What stands above the section: its main point as a Markdown heading, or nothing where it has none.
+    pub(crate) fn heading(&self) -> String {
+        match self.main_point.as_str() {
+            "" => String::new(),
+            main_point => format!("## {main_point}\n\n"),
+        }
+    }
+
     fn to_line(&self, index: usize) -> String {
         format!(
             "{} {} - Word Count: {} words",
@@ -92,25 +136,40 @@ pub(crate) fn clean_main_point(written: &str) -> String {
         .find(" - Word")
         .or_else(|| line.find("Word Count"))
         .unwrap_or(line.len());
-    let phrase = line[..end]
-        .trim()
-        .trim_matches(|c: char| "*#\"“”[]<>".contains(c) || c.is_whitespace());
+    let phrase = trim_markup(&line[..end]);
     let unnumbered = phrase.trim_start_matches(|c: char| c.is_ascii_digit());
     // A number only where it stands before a point: `1. Bees`, not `3000 bees`.
     let phrase = unnumbered.strip_prefix(['.', ')']).unwrap_or(phrase).trim();
-    let phrase = phrase.trim_end_matches(['-', ':', ',', ';', '.']).trim();
+    phrase
+        .trim_end_matches(['-', ':', ',', ';', '.'])
+        .trim()
+        .to_owned()
+}
+
+/// The beginning of a main point, as long as main points are at most, cut at a word.
+pub(crate) fn shorten_main_point(phrase: &str) -> String {
     match phrase.char_indices().nth(LONGEST_MAIN_POINT) {
-        // A long one is cut at a word.
         Some((cut, _)) => phrase[..phrase[..cut].rfind(' ').unwrap_or(cut)].to_owned(),
         None => phrase.to_owned(),
     }
 }
 
+/// A phrase without markup and quotes around it.
+fn trim_markup(phrase: &str) -> &str {
+    phrase
+        .trim()
+        .trim_matches(|c: char| "*#\"“”[]<>".contains(c) || c.is_whitespace())
+}
+
 fn parse_line(line: &str) -> Option<PlannedSection> {
-    let line = line.trim();
-    let (_, rest) = line.strip_prefix("Paragraph ")?.split_once("Main Point:")?;
+    let line = line.trim().trim_start_matches('*');
+    let numbered = line
+        .strip_prefix("Paragraph ")
+        .or_else(|| line.strip_prefix("Section "))?;
+    let (_, rest) = numbered.split_once("Main Point:")?;
     let (_, count) = rest.rsplit_once("Word Count:")?;
-    let digits: String = count.trim().chars().take_while(char::is_ascii_digit).collect();
+    let count = count.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let digits: String = count.chars().take_while(char::is_ascii_digit).collect();
     Some(PlannedSection {
         main_point: clean_main_point(rest),
         words: digits.parse().ok()?,
@@ -158,6 +217,6 @@ mod tests {
         ] {
             assert_eq!(clean_main_point(written), clean, "{written:?}");
         }
-        assert!(clean_main_point(&"word ".repeat(100)).chars().count() <= LONGEST_MAIN_POINT);
+        assert!(shorten_main_point(&"word ".repeat(100)).chars().count() <= LONGEST_MAIN_POINT);
     }
 }

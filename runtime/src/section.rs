@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::generation::{Event, FinishReason, Generation};
+use crate::sampler::SamplerState;
 use crate::sentence::SentenceHold;
 use crate::words::count_words;
 
@@ -14,8 +15,14 @@ const HOLD_FROM: f64 = 0.8;
 /// From here on the text ends with the next sentence.
 const ENOUGH: f64 = 0.97;
 
+/// Here it ends, if whole sentences make up enough of it.
+const LONG: f64 = 1.15;
+
 /// Here it ends in any case.
 const LONGEST: f64 = 1.35;
+
+/// A text with less than this part of its target is short.
+const SHORT: f64 = 0.85;
 
 /// Tokens that a word takes until it was measured; generous, since running out of tokens cuts a text short.
 const USUAL_TOKENS_PER_WORD: f64 = 2.0;
@@ -46,6 +53,11 @@ impl Length {
         self.max_tokens
     }
 
+    /// Whether a text of `words` words is short of the target.
+    pub(crate) fn is_short(&self, words: usize) -> bool {
+        words < self.part(SHORT)
+    }
+
     fn part(&self, part: f64) -> usize {
         (self.target as f64 * part).round() as usize
     }
@@ -64,12 +76,27 @@ pub struct WrittenSection {
     pub reason: FinishReason,
 }
 
+/// Where a text stands while it is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing<'a> {
+    /// The text that stays.
+    pub(crate) text: &'a str,
+    /// The tokens of the generation.
+    pub(crate) token_ids: &'a [u32],
+    /// The sampler after them.
+    pub(crate) sampler: SamplerState,
+}
+
 /// Runs a generation to the end of a text of that length. `event` sees prefill and images as they are, and tokens with
-/// the text that stays.
+/// the text that stays; `keep` sees where the text stands after every token.
+///
+/// # Errors
+/// A computation or `keep` failed.
 pub(crate) fn write_to_length(
     mut generation: Generation<'_>,
     length: Length,
     mut event: impl FnMut(Event),
+    mut keep: impl FnMut(Standing<'_>) -> Result<()>,
 ) -> Result<WrittenSection> {
     let mut hold = SentenceHold::new();
     let mut text = String::new();
@@ -112,12 +139,25 @@ pub(crate) fn write_to_length(
         let (passed, ended) = hold.push(&piece);
         text.push_str(&passed);
         event(Event::Token { id, text: passed });
+        keep(Standing {
+            text: &text,
+            token_ids: generation.generated(),
+            sampler: generation.sampler_state(),
+        })?;
         let enough = ended && words >= length.part(ENOUGH);
-        if enough || words >= length.part(LONGEST) {
+        let long = words >= length.part(LONG) && !length.is_short(count_words(&text));
+        if enough || long || words >= length.part(LONGEST) {
             end = Some(FinishReason::WordBudget);
         }
     }
     let reason = end.unwrap_or(FinishReason::Cancelled);
+    if reason == FinishReason::Cancelled {
+        keep(Standing {
+            text: &text,
+            token_ids: generation.generated(),
+            sampler: generation.sampler_state(),
+        })?;
+    }
     let rest = match reason {
         FinishReason::Eos | FinishReason::StopString | FinishReason::Cancelled => hold.finish(),
         _ => hold.cut(text.is_empty()),

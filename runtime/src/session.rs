@@ -40,6 +40,9 @@ pub struct Session {
     images: Vec<Image>,
     /// Features of the image that is being prefilled, by its place in `images`.
     features: Option<(usize, Vec<f32>)>,
+    deterministic: bool,
+    /// The first token in the cache that was not computed as a prompt's would be.
+    irregular: Option<usize>,
 }
 
 /// An image in the text.
@@ -72,7 +75,20 @@ impl Session {
             positions: Vec::new(),
             images: Vec::new(),
             features: None,
+            deterministic: false,
+            irregular: None,
         }
+    }
+
+    /// Whether scores are to follow from the tokens alone, to the bit, and not from how they came into the cache.
+    ///
+    /// Sums come out differently in the last bits when tokens are computed in other pieces. With this set, prompts are
+    /// always computed in the same pieces, which end at multiples of the chunk and around images, and
+    /// [`replace`](Self::replace) keeps whole pieces of prompts only: what was generated is computed once more when it
+    /// becomes part of a prompt. It holds for one build, device, chunk and number of threads.
+    pub fn set_deterministic(&mut self, deterministic: bool) {
+        self.deterministic = deterministic;
+        self.irregular = Some(0).filter(|_| self.decoder.length() > 0);
     }
 
     /// Appends a prompt or a later turn. Nothing is computed yet.
@@ -106,6 +122,7 @@ impl Session {
         // Checks that images and image tokens match, before anything is given up.
         self.context.positions.clone().extend(&prompt.input_ids, &grids)?;
         let (kept, images) = self.common_start(&prompt, &grids);
+        let (kept, images) = self.reusable(kept, images);
         self.truncate(kept);
         prompt.input_ids.drain(..kept);
         prompt.images.drain(..images);
@@ -144,10 +161,14 @@ impl Session {
     /// Writes on. The iterator computes what [`extend`](Self::extend) appended, then tokens.
     ///
     /// # Errors
-    /// There is no text to go on with, a setting is out of its range, or the cache would exceed its budget.
+    /// There is no text to go on with, a setting is out of its range, the cache would exceed its budget, or what was begun
+    /// does not fit.
     pub fn generate(&mut self, settings: GenerationSettings) -> Result<Generation<'_>> {
         if self.tokens.is_empty() {
             return Err(Inner::EmptyPrompt.into());
+        }
+        if let Some(begun) = &settings.begun {
+            self.check(&begun.token_ids, self.tokens.len() + begun.token_ids.len())?;
         }
         let most = self
             .tokens
@@ -155,6 +176,10 @@ impl Session {
             .saturating_add(settings.max_new_tokens)
             .min(self.decoder.context());
         self.decoder.reserve(most)?;
+        let cached = self.decoder.length();
+        if cached < self.tokens.len() && self.last_cut(cached) < cached {
+            self.irregular.get_or_insert(cached);
+        }
         Generation::new(self, settings)
     }
 
@@ -173,9 +198,18 @@ impl Session {
         self.decoder.context()
     }
 
+    /// Most tokens of a prompt that are computed at once.
+    pub fn chunk(&self) -> usize {
+        self.decoder.chunk()
+    }
+
     /// Bytes that the cache takes.
     pub fn kv_bytes(&self) -> u64 {
         self.decoder.kv_bytes()
+    }
+
+    pub(crate) fn is_deterministic(&self) -> bool {
+        self.deterministic
     }
 
     pub(crate) fn context(&self) -> &SessionContext {
@@ -204,6 +238,7 @@ impl Session {
             return Ok(());
         };
         let axes = self.context.positions.axes();
+        self.irregular.get_or_insert(self.decoder.length());
         self.decoder.step(*id, &positions[..axes])
     }
 
@@ -211,7 +246,11 @@ impl Session {
     /// unless the decoder can be interrupted within.
     pub(crate) fn prefill(&mut self) -> Result<Prefilled> {
         let start = self.decoder.length();
-        let end = self.tokens.len().min(start + self.decoder.chunk());
+        let longest = match self.deterministic {
+            true => self.next_cut(start),
+            false => start + self.decoder.chunk(),
+        };
+        let end = self.tokens.len().min(longest);
         if start >= end {
             return Ok(Prefilled::Nothing);
         }
@@ -394,7 +433,52 @@ impl Session {
         (cut.map_or(kept, |image| image.span.start), images)
     }
 
+    /// Of `kept` tokens and the `images` among them, what can stay in the cache.
+    fn reusable(&self, kept: usize, images: usize) -> (usize, usize) {
+        if !self.deterministic {
+            return (kept, images);
+        }
+        let regular = self.irregular.map_or(kept, |irregular| irregular.min(kept));
+        let kept = self.last_cut(regular);
+        let whole = self.images[..images]
+            .iter()
+            .filter(|image| image.span.end <= kept);
+        (kept, whole.count())
+    }
+
+    /// Where the piece of a prompt that begins at `start` ends at the latest.
+    fn next_cut(&self, start: usize) -> usize {
+        let chunk = self.decoder.chunk();
+        let borders = self
+            .images
+            .iter()
+            .flat_map(|image| [image.span.start, image.span.end]);
+        let of_chunk = (start / chunk + 1) * chunk;
+        borders
+            .filter(|border| *border > start)
+            .fold(of_chunk, usize::min)
+    }
+
+    /// The last place up to `at` where a piece of a prompt ends. Images are never cut in two: a part of one would need
+    /// its features again.
+    fn last_cut(&self, at: usize) -> usize {
+        let chunk = self.decoder.chunk();
+        let borders = self
+            .images
+            .iter()
+            .flat_map(|image| [image.span.start, image.span.end]);
+        let cut = borders
+            .filter(|border| *border <= at)
+            .fold(at / chunk * chunk, usize::max);
+        let within = self
+            .images
+            .iter()
+            .find(|image| image.span.start < cut && cut < image.span.end);
+        within.map_or(cut, |image| image.span.start)
+    }
+
     fn truncate(&mut self, tokens: usize) {
+        self.irregular = self.irregular.filter(|irregular| *irregular < tokens);
         self.tokens.truncate(tokens);
         self.positions.truncate(tokens);
         self.images.retain(|image| image.span.end <= tokens);
@@ -588,6 +672,119 @@ mod tests {
         assert!(session.tokens().is_empty());
         assert_eq!(
             session.generate(settings(1)).err().unwrap().kind(),
+            ErrorKind::Prompt
+        );
+    }
+
+    /// Sizes of the runs in which the tokens now in the cache were computed.
+    fn history(log: &crate::scripted::Log) -> Vec<(u32, usize)> {
+        log.rows
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|row| (row.id, row.run))
+            .collect()
+    }
+
+    #[test]
+    fn a_deterministic_cache_does_not_tell_how_it_came_to_be() {
+        let prompts = [
+            image_prompt("a long way", 1.0, "cdefghijklmnopqrstuvwx"),
+            image_prompt("a long way", 1.0, "cdefghijklmnopqzzzzzzzzzzzz"),
+            image_prompt("a long way", 1.0, "cdefg"),
+            image_prompt("a long war", 1.0, "cdefg"),
+        ];
+        let decoder = || ScriptedDecoder::new(|ids| ids.len() as u32 % 90);
+        let shared = decoder();
+        let log = shared.log();
+        let mut session = shared.session();
+        session.set_deterministic(true);
+        for prompt in prompts.iter().chain(prompts.iter().rev()) {
+            let fresh = decoder();
+            let fresh_log = fresh.log();
+            let mut fresh = fresh.session();
+            fresh.set_deterministic(true);
+            for session in [&mut session, &mut fresh] {
+                session.replace(prompt.clone()).unwrap();
+                session.generate(settings(12)).unwrap().complete().unwrap();
+            }
+            assert_eq!(history(&log), history(&fresh_log));
+        }
+        assert_eq!(
+            log.encoded.lock().unwrap().len(),
+            3,
+            "images stay while what is before them does"
+        );
+    }
+
+    #[test]
+    fn what_was_generated_becomes_part_of_a_prompt_as_a_prompt() {
+        let decoder = ScriptedDecoder::new(|_| tokens_of("z")[0]);
+        let log = decoder.log();
+        let mut session = decoder.session();
+        session.set_deterministic(true);
+        session.extend(text_prompt("abcdefghij")).unwrap();
+        session.generate(settings(10)).unwrap().complete().unwrap();
+        session
+            .replace(text_prompt(&("abcdefghij".to_owned() + &"z".repeat(9))))
+            .unwrap();
+        let output = session.generate(settings(1)).unwrap().complete().unwrap();
+        assert_eq!(output.stats.prefilled_tokens, 19 - 8);
+        let runs: Vec<usize> = history(&log).iter().map(|(_, run)| *run).collect();
+        assert_eq!(runs, [vec![8; 16], vec![3; 3]].concat());
+    }
+
+    #[test]
+    fn a_generation_that_was_interrupted_goes_on() {
+        for deterministic in [false, true] {
+            let session = || {
+                let mut session = ScriptedDecoder::writing(3, "some words and more").session();
+                session.set_deterministic(deterministic);
+                session.extend(text_prompt(">>>")).unwrap();
+                session
+            };
+            let whole = session().generate(settings(100)).unwrap().complete().unwrap();
+            for length in 0..whole.token_ids.len() {
+                let begun = crate::Begun {
+                    token_ids: whole.token_ids[..length].to_vec(),
+                    sampler: crate::SamplerState {
+                        seed: 0,
+                        words_drawn: 0,
+                        strength: 0,
+                        strengthened_tokens: 0,
+                    },
+                };
+                let settings = GenerationSettings {
+                    begun: Some(begun),
+                    ..settings(100)
+                };
+                let output = session().generate(settings).unwrap().complete().unwrap();
+                assert_eq!(
+                    (&output.text, &output.token_ids, output.reason),
+                    (&whole.text, &whole.token_ids, whole.reason)
+                );
+                assert_eq!(
+                    output.stats.prefilled_tokens,
+                    if deterministic { 3 } else { 3 + length }
+                );
+            }
+        }
+        let mut session = ScriptedDecoder::writing(3, "x").with_context(8).session();
+        session.extend(text_prompt(">>>")).unwrap();
+        let too_long = GenerationSettings {
+            begun: Some(crate::Begun {
+                token_ids: vec![1; 6],
+                sampler: crate::SamplerState {
+                    seed: 0,
+                    words_drawn: 0,
+                    strength: 0,
+                    strengthened_tokens: 0,
+                },
+            }),
+            ..settings(100)
+        };
+        assert_eq!(
+            session.generate(too_long).err().unwrap().kind(),
             ErrorKind::Prompt
         );
     }

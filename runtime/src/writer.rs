@@ -1,18 +1,22 @@
+mod goal;
+mod passes;
+
 use lwv_processor::{Message, Processor, RgbImage};
-use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelToken;
+use crate::draft::{Draft, Outline, Revision};
 use crate::engine::Engine;
 use crate::error::{Error, Inner, Result};
 use crate::generation::{Event, FinishReason, GenerationSettings};
-use crate::plan::{Plan, PlannedSection, clean_main_point, line_start, section_count, share_words};
+use crate::manuscript::Manuscript;
+use crate::plan::{
+    Plan, PlannedSection, clean_main_point, line_start, section_count, share_words, shorten_main_point,
+};
+use crate::request::plan_request;
 use crate::sampler::SamplerSettings;
-use crate::section::{Length, WrittenSection, write_to_length};
+use crate::section::WrittenSection;
 use crate::session::Session;
 use crate::words::count_words;
-
-/// Words of the text so far that a section is shown, where the context cannot hold the whole.
-const SHOWN_WORDS: usize = 600;
 
 /// Most tokens of a main point.
 const MAIN_POINT_TOKENS: usize = 48;
@@ -42,6 +46,9 @@ pub struct WriterSettings {
     pub stop: Vec<String>,
     /// Watch for a model that turns in circles; see [`GenerationSettings::loop_guard`].
     pub loop_guard: bool,
+    /// Whether the text is to be the same to the token after an interruption, and whatever was computed before; see
+    /// [`Session::set_deterministic`]. It costs one more prefill of all that is written.
+    pub deterministic: bool,
     /// Cancels from another thread.
     pub cancel: CancelToken,
 }
@@ -53,6 +60,7 @@ impl Default for WriterSettings {
             max_section_tokens: usize::MAX,
             stop: Vec::new(),
             loop_guard: true,
+            deterministic: false,
             cancel: CancelToken::new(),
         }
     }
@@ -76,11 +84,27 @@ pub enum WriterEvent {
         /// Words that it is to have now. Earlier sections that were too short or too long are made up for.
         words: usize,
     },
+    /// The context cannot hold the text so far, so the section is shown it from near its end.
+    TextLeftOut {
+        /// Which section, from 0.
+        index: usize,
+        /// Words of the text that are not shown.
+        words: usize,
+    },
     /// Something in the generation of a section; the text of tokens is what stays, unless an [`Event::Rewound`] takes it
     /// back. Bytes are of the section's text.
     Generation(Event),
-    /// Text that stands between sections: headings and empty lines.
+    /// Text that is not generated now: headings, empty lines, and what a draft holds.
     Text(String),
+    /// A section stays short, however often it was written on.
+    Shortfall {
+        /// Which, from 0.
+        index: usize,
+        /// Words that it has, or that were added to it.
+        words: usize,
+        /// Words that it was to have, or that were to be added.
+        wanted: usize,
+    },
     /// A section ended.
     SectionFinished {
         /// Which, from 0.
@@ -92,73 +116,18 @@ pub enum WriterEvent {
     },
 }
 
-/// A long text while it is written: all that is needed to go on, as plain data that can be stored.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manuscript {
-    /// The plan.
-    pub plan: Plan,
-    /// The sections that were written.
-    pub sections: Vec<WrittenSection>,
-}
-
-impl Manuscript {
-    /// The text: each section under its main point as a Markdown heading, with empty lines between.
-    pub fn text(&self) -> String {
-        let headings = self
-            .plan
-            .sections
-            .iter()
-            .map(|section| heading(&section.main_point));
-        let sections = headings
-            .zip(&self.sections)
-            .map(|(heading, section)| heading + &section.text);
-        sections.collect::<Vec<_>>().join("\n\n")
-    }
-
-    /// Words in the sections, headings not counted.
-    pub fn words(&self) -> usize {
-        self.sections.iter().map(|section| section.words).sum()
-    }
-
-    /// Whether all sections are there and none was cancelled.
-    pub fn is_complete(&self) -> bool {
-        self.sections.len() == self.plan.sections.len() && !self.is_cancelled()
-    }
-
-    /// Whether the last section was cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        self.sections
-            .last()
-            .is_some_and(|section| section.reason == FinishReason::Cancelled)
-    }
-
-    /// Tokens that a word took so far.
-    fn tokens_per_word(&self) -> Option<f64> {
-        let tokens: usize = self.sections.iter().map(|section| section.token_ids.len()).sum();
-        // A short text says nothing about the next.
-        (self.words() >= 50).then(|| tokens as f64 / self.words() as f64)
-    }
-
-    /// Words for section `index`: its target, and what the sections before it are short of or over, at most by half.
-    fn words_of(&self, index: usize) -> usize {
-        let planned: usize = self.plan.sections[..index]
-            .iter()
-            .map(|section| section.words)
-            .sum();
-        let target = self.plan.sections[index].words as f64;
-        let owed = planned as f64 - self.words() as f64;
-        (target + owed).clamp(target * 0.5, target * 1.5).round().max(1.0) as usize
-    }
-}
-
 /// Plans a long text and writes it section by section, since models write a few hundred words well at a time.
 ///
-/// Every step is one prompt on the same session, so images are encoded and the instruction is computed once.
+/// Every step is one prompt on the same session, so images are encoded and the instruction is computed once, and of the
+/// text so far only what is new is. With a [`Draft`] all of it is on the disk as it comes.
 pub struct Writer {
     processor: Processor,
     session: Session,
     task: Task,
     settings: WriterSettings,
+    /// Id of the bundle, where one is known.
+    bundle: Option<String>,
+    draft: Option<Draft>,
 }
 
 impl Writer {
@@ -167,32 +136,73 @@ impl Writer {
     /// # Errors
     /// The session cannot be made.
     pub fn new(engine: &Engine, task: Task, settings: WriterSettings) -> Result<Self> {
-        Ok(Self::with_session(
-            engine.processor().clone(),
-            engine.session()?,
-            task,
-            settings,
-        ))
+        let processor = engine.processor().clone();
+        let mut writer = Self::with_session(processor, engine.session()?, task, settings);
+        writer.bundle = Some(engine.bundle().id());
+        Ok(writer)
     }
 
     /// A writer on any session.
     pub fn with_session(
         processor: Processor,
-        session: Session,
+        mut session: Session,
         task: Task,
         settings: WriterSettings,
     ) -> Self {
+        session.set_deterministic(settings.deterministic);
         Self {
             processor,
             session,
             task,
             settings,
+            bundle: None,
+            draft: None,
         }
     }
 
     /// The session, for who has another text for it: what the next prompt shares with this one stays computed.
     pub fn into_session(self) -> Session {
         self.session
+    }
+
+    /// From now on all that is written is in `draft` too.
+    ///
+    /// # Errors
+    /// The draft was begun by another bundle, or is deterministic and was begun with another chunk of prefill.
+    pub fn keep(&mut self, draft: Draft) -> Result<()> {
+        let header = draft.header();
+        if let Some(found) = self.bundle.as_ref().filter(|id| **id != header.bundle) {
+            return Err(Inner::DraftBundle {
+                path: draft.path().to_owned(),
+                wants: header.bundle.clone(),
+                found: found.clone(),
+            }
+            .into());
+        }
+        if self.settings.deterministic && header.settings.prefill_chunk != self.session.chunk() {
+            return Err(Error::setting(
+                "prefill_chunk",
+                self.session.chunk(),
+                "a deterministic draft is gone on with by the chunk that it was begun with",
+            ));
+        }
+        self.draft = Some(draft);
+        Ok(())
+    }
+
+    /// Most tokens of a prompt that are computed at once.
+    pub fn prefill_chunk(&self) -> usize {
+        self.session.chunk()
+    }
+
+    /// The draft that all is kept in.
+    pub fn draft(&self) -> Option<&Draft> {
+        self.draft.as_ref()
+    }
+
+    /// The draft, for who ends the writing.
+    pub fn into_draft(self) -> Option<Draft> {
+        self.draft
     }
 
     /// Makes a plan of `sections` sections, or as many as are usual, whose targets add up to `words`.
@@ -235,18 +245,89 @@ impl Writer {
     /// # Errors
     /// As for [`write_section`](Self::write_section).
     pub fn write(&mut self, plan: Plan, mut event: impl FnMut(WriterEvent)) -> Result<Manuscript> {
-        let mut manuscript = Manuscript {
-            plan,
-            sections: Vec::new(),
-        };
+        if let Some(draft) = &mut self.draft {
+            draft.planned(&plan)?;
+        }
+        self.complete(Manuscript::new(plan), &mut event)
+    }
+
+    /// Goes on with the draft, from wherever it is to the end of the text: makes its plan, finishes the section that was
+    /// begun, and writes those that are not there. What is there comes as [`WriterEvent::Text`] first.
+    ///
+    /// # Errors
+    /// There is no draft, or as for [`plan`](Self::plan) and [`write_section`](Self::write_section).
+    pub fn write_draft(&mut self, mut event: impl FnMut(WriterEvent)) -> Result<Manuscript> {
+        let draft = self.draft.as_ref().ok_or_else(no_draft)?;
+        let mut manuscript = draft.state().manuscript.clone();
+        let revision = draft
+            .state()
+            .open
+            .as_ref()
+            .and_then(|open| Some((open.index, open.revision.clone()?)));
+        if manuscript.plan.sections.is_empty() {
+            let plan = match draft.header().outline.clone() {
+                Outline::Given(plan) => plan,
+                Outline::ToMake { words, sections } => self.plan(words, sections, &mut event)?,
+            };
+            return self.write(plan, event);
+        }
+        if let Some((index, revision)) = revision {
+            return self.revise(index, revision, event);
+        }
+        event(WriterEvent::Text(manuscript.text()));
+        self.complete(std::mem::take(&mut manuscript), &mut event)
+    }
+
+    /// Writes section `index` of the draft (from 0) anew or extends it. The section as it was stays in the draft as a
+    /// [`Variant`](crate::Variant).
+    ///
+    /// # Errors
+    /// There is no draft, the section is not there, another one is open, or as for
+    /// [`write_section`](Self::write_section).
+    pub fn revise(
+        &mut self,
+        index: usize,
+        revision: Revision,
+        mut event: impl FnMut(WriterEvent),
+    ) -> Result<Manuscript> {
+        let state = self.draft.as_ref().ok_or_else(no_draft)?.state();
+        let mut manuscript = state.manuscript.clone();
+        if index >= manuscript.sections.len() {
+            let reason = "there is no such section that was written";
+            return Err(Error::setting("section", index + 1, reason));
+        }
+        let other = state
+            .open
+            .as_ref()
+            .filter(|open| open.index != index || open.revision.as_ref() != Some(&revision));
+        if let Some(open) = other {
+            let reason = "this section is not finished; go on with the draft (`--resume` alone) first";
+            return Err(Error::setting("section", open.index + 1, reason));
+        }
+        let section = self.section(&manuscript, index, Some(revision), &mut event)?;
+        if section.reason != FinishReason::Cancelled {
+            manuscript.sections[index] = section;
+        }
+        Ok(manuscript)
+    }
+
+    fn complete(
+        &mut self,
+        mut manuscript: Manuscript,
+        event: &mut dyn FnMut(WriterEvent),
+    ) -> Result<Manuscript> {
         while manuscript.sections.len() < manuscript.plan.sections.len() && !manuscript.is_cancelled() {
-            let section = self.write_section(&manuscript, &mut event)?;
+            let section = self.write_section(&manuscript, event)?;
             manuscript.sections.push(section);
         }
         Ok(manuscript)
     }
 
     /// Writes the next section of a manuscript. A cancelled one is returned as far as it came.
+    ///
+    /// A section that ends with less than 85 % of its words is written on, five times at most; if it is short even then,
+    /// [`WriterEvent::Shortfall`] says so. It ends with a sentence between 85 % and 115 % where there is one, and in any case
+    /// at 135 %.
     ///
     /// # Errors
     /// All sections are there, the prompt is too long for the context even without the text so far, or a computation
@@ -257,30 +338,11 @@ impl Writer {
         event: &mut dyn FnMut(WriterEvent),
     ) -> Result<WrittenSection> {
         let index = manuscript.sections.len();
-        let Some(section) = manuscript.plan.sections.get(index) else {
-            return Err(Error::setting(
-                "sections",
-                index,
-                "all sections of the plan are written",
-            ));
-        };
-        let words = manuscript.words_of(index);
-        let length = Length::new(words, manuscript.tokens_per_word());
-        event(WriterEvent::SectionStarted { index, words });
-        let between = if index == 0 { "" } else { "\n\n" };
-        event(WriterEvent::Text(
-            between.to_owned() + &heading(&section.main_point),
-        ));
-        let before = self.prepare_section(manuscript, index, length)?;
-        let mut stop = self.settings.stop.clone();
-        stop.push("\n## ".to_owned());
-        let written = self.write_text(length, before, stop, event)?;
-        event(WriterEvent::SectionFinished {
-            index,
-            words: written.words,
-            reason: written.reason,
-        });
-        Ok(written)
+        if index >= manuscript.plan.sections.len() {
+            let reason = "all sections of the plan are written";
+            return Err(Error::setting("sections", index, reason));
+        }
+        self.section(manuscript, index, None, event)
     }
 
     /// Writes the whole text in one piece of about `words` words, without a plan.
@@ -292,56 +354,7 @@ impl Writer {
         words: usize,
         event: &mut dyn FnMut(WriterEvent),
     ) -> Result<WrittenSection> {
-        let request = format!("{}\n\nWrite about {words} words.", self.task.instruction);
-        self.ask(&request, "")?;
-        self.write_text(Length::new(words, None), 0, self.settings.stop.clone(), event)
-    }
-
-    /// `written_tokens` of the prompt's last tokens are text of earlier sections.
-    fn write_text(
-        &mut self,
-        length: Length,
-        written_tokens: usize,
-        stop: Vec<String>,
-        event: &mut dyn FnMut(WriterEvent),
-    ) -> Result<WrittenSection> {
-        let settings = GenerationSettings {
-            sampler: self.settings.sampler.clone(),
-            max_new_tokens: length.max_tokens().min(self.settings.max_section_tokens),
-            min_words: length.min_words(),
-            stop,
-            written_tokens,
-            loop_guard: self.settings.loop_guard,
-            cancel: self.settings.cancel.clone(),
-            ..GenerationSettings::default()
-        };
-        let generation = self.session.generate(settings)?;
-        write_to_length(generation, length, |e| event(WriterEvent::Generation(e)))
-    }
-
-    /// Puts the prompt of a section in place: the request, and as an answer that has begun the text so far and the
-    /// section's heading, so that the model goes on where it stopped and only what is new is computed.
-    ///
-    /// Where the context cannot hold it all, the text so far is shown from near its end. Returns how many tokens the answer
-    /// has that has begun.
-    fn prepare_section(&mut self, manuscript: &Manuscript, index: usize, length: Length) -> Result<usize> {
-        let request = section_request(&self.task.instruction, &manuscript.plan);
-        let heading = heading(&manuscript.plan.sections[index].main_point);
-        let text = manuscript.text();
-        let room = self.session.context_length().saturating_sub(length.max_tokens());
-        let mut shown = usize::MAX;
-        loop {
-            let answer = match last_words(&text, shown) {
-                "" => heading.clone(),
-                written => format!("{written}\n\n{heading}"),
-            };
-            let (prompt, begun) = self.prompt(&request, &answer)?;
-            if prompt.input_ids.len() <= room || shown < 40 {
-                self.session.replace(prompt)?;
-                return Ok(begun);
-            }
-            shown = (shown / 2).min(SHOWN_WORDS);
-        }
+        self.write_section(&Manuscript::new(Plan::in_one_piece(words)), event)
     }
 
     fn main_point(&mut self, request: &str, plan: &Plan) -> Result<String> {
@@ -366,7 +379,7 @@ impl Writer {
             if output.reason == FinishReason::Cancelled {
                 return Err(Inner::Cancelled.into());
             }
-            let point = clean_main_point(&output.text);
+            let point = shorten_main_point(&clean_main_point(&output.text));
             if count_words(&point) > 0 && !taken(&point) {
                 return Ok(point);
             }
@@ -395,102 +408,33 @@ impl Writer {
     }
 
     fn ask(&mut self, request: &str, answer: &str) -> Result<()> {
-        let (prompt, _) = self.prompt(request, answer)?;
+        let prompt = self.prompt(request, answer)?;
         self.session.replace(prompt)
     }
 
-    /// The prompt of a request, whose answer begins with `answer`, and how many tokens that is.
-    fn prompt(&self, request: &str, answer: &str) -> Result<(lwv_processor::Prompt, usize)> {
+    /// The prompt of a request, whose answer begins with `answer`.
+    fn prompt(&self, request: &str, answer: &str) -> Result<lwv_processor::Prompt> {
         let system = self.task.system.iter().map(|text| Message::text("system", text));
         let user = Message::with_images("user", self.task.images.len(), request);
         let messages: Vec<Message> = system.chain([user]).collect();
         let mut prompt = self.processor.prompt(&messages, &self.task.images)?;
-        let begun = match answer {
-            "" => Vec::new(),
-            answer => self.processor.tokenizer().encode(answer, false)?,
-        };
-        prompt.input_ids.extend(&begun);
-        Ok((prompt, begun.len()))
+        if !answer.is_empty() {
+            prompt
+                .input_ids
+                .extend(self.processor.tokenizer().encode(answer, false)?);
+        }
+        Ok(prompt)
     }
 }
 
-fn heading(main_point: &str) -> String {
-    format!("## {main_point}\n\n")
-}
-
-/// The form of the lines is not shown: each line is begun for the model, and a small model copies what it is shown.
-fn plan_request(instruction: &str, sections: usize, words: usize) -> String {
-    format!(
-        "{instruction}\n\nMake a plan for this text first. It has {words} words in {sections} paragraphs. Say in one \
-         short phrase for each paragraph what its main point is. No two paragraphs have the same main point."
-    )
-}
-
-fn section_request(instruction: &str, plan: &Plan) -> String {
-    let points: Vec<&str> = plan
-        .sections
-        .iter()
-        .map(|section| section.main_point.as_str())
-        .collect();
-    format!(
-        "{instruction}\n\nWrite about {} words in {} sections, each under its own heading: {}.",
-        plan.words(),
-        points.len(),
-        points.join("; ")
-    )
-}
-
-/// The last `words` words of a text, from the start of a line or sentence where there is one near.
-fn last_words(text: &str, words: usize) -> &str {
-    let mut start = text.len();
-    let mut count = 0;
-    for (at, character) in text.char_indices().rev() {
-        let piece = &text[at..start];
-        if character.is_whitespace() || u32::from(character) > 0x2E80 {
-            count += count_words(piece);
-            start = at;
-            if count >= words {
-                break;
-            }
-        }
-        if at == 0 {
-            return text;
-        }
-    }
-    let tail = &text[start..];
-    let begin = tail.find("\n\n").or_else(|| tail.find(". ").map(|at| at + 1));
-    begin
-        .filter(|begin| *begin < tail.len() / 4)
-        .map_or(tail, |begin| &tail[begin..])
-        .trim_start()
+fn no_draft() -> Error {
+    Error::setting("draft", "none", "give the writer a draft (`Writer::keep`) first")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{END, ScriptedDecoder, processor, text_of, token_of};
-
-    /// Answers requests for a main point with `points`, and for text with the same short sentences without end.
-    fn author(points: &'static [&'static str]) -> ScriptedDecoder {
-        ScriptedDecoder::new(move |ids| {
-            let text = text_of(ids);
-            let answer = text.rsplit("assistant\n").next().unwrap_or("").to_owned();
-            let next = match answer.rfind("Main Point:") {
-                Some(at) => {
-                    let number = answer.matches("Main Point:").count() - 1;
-                    let line = format!(" {}\nmore", points[number % points.len()]);
-                    line.as_bytes()
-                        .get(answer.len() - at - "Main Point:".len())
-                        .copied()
-                }
-                None => {
-                    let section = answer.rsplit("\n\n").next().unwrap_or("");
-                    "One two three four five. ".bytes().cycle().nth(section.len())
-                }
-            };
-            next.map_or(END, token_of)
-        })
-    }
+    use crate::scripted::{ScriptedDecoder, author, processor};
 
     fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
         let task = Task {
@@ -603,35 +547,6 @@ mod tests {
     }
 
     #[test]
-    fn later_sections_make_up_for_earlier_ones() {
-        let section = |words| PlannedSection {
-            main_point: String::new(),
-            words,
-        };
-        let written = |words| WrittenSection {
-            text: String::new(),
-            token_ids: vec![0; 2 * words],
-            words,
-            reason: FinishReason::Eos,
-        };
-        let plan = Plan {
-            sections: vec![section(100), section(100), section(100)],
-        };
-        let after = |words| Manuscript {
-            plan: plan.clone(),
-            sections: vec![written(words)],
-        };
-        assert_eq!(
-            [80, 100, 130, 10].map(|words| after(words).words_of(1)),
-            [120, 100, 70, 150]
-        );
-        assert_eq!(
-            (after(80).tokens_per_word(), after(10).tokens_per_word()),
-            (Some(2.0), None)
-        );
-    }
-
-    #[test]
     fn a_cancelled_section_is_kept_and_ends_the_writing() {
         let settings = greedy();
         let cancel = settings.cancel.clone();
@@ -649,15 +564,6 @@ mod tests {
         assert_eq!(manuscript.sections.len(), 1);
         assert!(manuscript.is_cancelled() && !manuscript.is_complete());
         assert_eq!(manuscript.sections[0].text, "One two thre");
-    }
-
-    #[test]
-    fn a_long_text_is_shown_from_near_its_end() {
-        let text = format!("{}\n\nThe last part. It ends.", "word ".repeat(1000).trim_end());
-        let tail = last_words(&text, 10);
-        assert!(tail.ends_with("It ends.") && count_words(tail) <= 11, "{tail}");
-        assert_eq!(last_words("short text", 600), "short text");
-        assert_eq!(last_words(&"字".repeat(50), 10).chars().count(), 10);
     }
 
     #[test]

@@ -34,8 +34,13 @@ impl Run {
 
     /// Fails unless the command did what it was told to. Returns its last line, which is JSON.
     pub fn json(&self) -> Value {
-        assert_eq!(self.status, Some(0), "{}", self.stderr);
+        self.assert_done();
         serde_json::from_str(self.stdout.lines().last().unwrap()).unwrap()
+    }
+
+    /// Fails unless the command did what it was told to.
+    pub fn assert_done(&self) {
+        assert_eq!(self.status, Some(0), "{}", self.stderr);
     }
 
     /// Fails unless the command failed with `status` and one error that has all of `words`.
@@ -112,7 +117,16 @@ fn build(folder: &Path) {
     command
         .current_dir(workspace())
         .args(["build", "--quiet", "--locked", "--offline", "--bins", "--lib"])
-        .args(["-p", "lwv-export", "-p", "lwv-write", "-p", "lwv-serve", "-p", "lwv-capi"])
+        .args([
+            "-p",
+            "lwv-export",
+            "-p",
+            "lwv-write",
+            "-p",
+            "lwv-serve",
+            "-p",
+            "lwv-capi",
+        ])
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap());

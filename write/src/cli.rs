@@ -1,8 +1,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Parser, Subcommand};
-use lwv_runtime::SamplerSettings;
+use clap::error::ErrorKind;
+use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
+use lwv_runtime::{Device, DraftHeader, SamplerSettings};
 use lwv_write::EngineOptions;
 use serde::Serialize;
 
@@ -13,6 +14,11 @@ Examples:
 
   Plan and write a long text into a file, with progress on the terminal:
     lwv-write bundle --image slides/01.png --prompt-file task.txt --words 3000 --plan --out talk.md
+
+  Make a plan, edit it, write it, and go on after a power cut:
+    lwv-write bundle --prompt-file task.txt --words 3000 --plan-only plan.md
+    lwv-write bundle --prompt-file task.txt --plan-file plan.md --out talk.md
+    lwv-write bundle --resume talk.md.draft
 
   What would a long text take on a board whose memory gives 102 GB/s?
     lwv-write bundle --estimate --bandwidth 102
@@ -35,7 +41,7 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 /// Writes long texts from pictures and instructions, offline.
 #[derive(Debug, Parser)]
 #[command(name = "lwv-write", version, after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "estimate", "list_engines"]))]
+#[command(group = ArgGroup::new("what").required(true).args(["prompt", "prompt_file", "prompt_ids", "resume", "estimate", "list_engines"]))]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -80,8 +86,14 @@ pub(crate) struct Arguments {
     /// Make a plan first and write it section by section; needs --words.
     #[arg(long, requires = "words")]
     plan: bool,
+    /// Make a plan, write it to FILE (JSON if it ends with .json) and end.
+    #[arg(long, value_name = "FILE", requires = "words", conflicts_with_all = ["plan_file", "out", "json", "draft"])]
+    plan_only: Option<PathBuf>,
+    /// Write the text of this plan: a line for each section, such as `- What it says (300 words)`, or JSON.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "sections", "raw_prompt", "prompt_ids", "ignore_eos"])]
+    plan_file: Option<PathBuf>,
     /// How many sections to plan; by default one for every 300 words.
-    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "words", value_parser = clap::value_parser!(u32).range(1..))]
     sections: Option<u32>,
     /// Most tokens to write; with --plan, in a section.
     #[arg(long, value_name = "N")]
@@ -166,6 +178,30 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Write the same text whatever was computed before and however often it is interrupted, on the same device and threads;
+    /// costs some time.
+    #[arg(long)]
+    deterministic: bool,
+
+    /// Keep the text here while it is written, to go on with after whatever happens; with --words and --out it is
+    /// OUT.draft.
+    #[arg(long, value_name = "FILE")]
+    draft: Option<PathBuf>,
+    /// Leave the draft when the text is whole; its sections can be rewritten and extended.
+    #[arg(long)]
+    keep_draft: bool,
+    /// Go on with a draft, with the settings that it was begun with.
+    #[arg(long, value_name = "DRAFT", conflicts_with_all = ["image", "system", "raw_prompt", "plan", "plan_only", "plan_file",
+        "sections", "max_new_tokens", "stop", "ignore_eos", "deterministic", "draft"])]
+    resume: Option<PathBuf>,
+    /// With --resume: write section N of a whole text anew; the old one stays in the draft.
+    #[arg(long, value_name = "N", requires = "resume", conflicts_with_all = ["words", "extend_section"],
+        value_parser = clap::value_parser!(u32).range(1..))]
+    rewrite_section: Option<u32>,
+    /// With --resume: add --words words to section N of a whole text.
+    #[arg(long, value_name = "N", requires_all = ["resume", "words"], value_parser = clap::value_parser!(u32).range(1..))]
+    extend_section: Option<u32>,
+
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
 
@@ -199,16 +235,39 @@ pub(crate) struct Recipe {
     pub(crate) system: Option<String>,
     pub(crate) words: Option<usize>,
     pub(crate) plan: bool,
+    #[serde(skip)]
+    pub(crate) plan_only: Option<PathBuf>,
+    pub(crate) plan_file: Option<PathBuf>,
     pub(crate) sections: Option<usize>,
     pub(crate) max_new_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
     pub(crate) ignore_eos: bool,
     pub(crate) sampler: SamplerSettings,
     pub(crate) loop_guard: bool,
+    pub(crate) deterministic: bool,
+    #[serde(skip)]
+    pub(crate) draft: Option<PathBuf>,
+    #[serde(skip)]
+    pub(crate) keep_draft: bool,
+    #[serde(skip)]
+    pub(crate) resume: Option<PathBuf>,
+    #[serde(skip)]
+    pub(crate) change: Option<Change>,
     #[serde(flatten)]
     pub(crate) engine: EngineOptions,
     pub(crate) out: Option<PathBuf>,
     pub(crate) json: bool,
+}
+
+/// A section of a whole draft that is to be changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// Which, from 0.
+    pub(crate) index: usize,
+    /// Words to add; `None` to write it anew.
+    pub(crate) extend_by: Option<usize>,
+    /// Whether the user named a seed.
+    pub(crate) seed_given: bool,
 }
 
 /// Where the prompt comes from.
@@ -224,24 +283,74 @@ pub(crate) enum PromptSource {
 }
 
 impl Arguments {
-    /// Reads the prompt and fills in defaults.
-    pub(crate) fn resolve(self) -> anyhow::Result<Recipe> {
-        Ok(Recipe {
+    /// Whether arguments go together, as far as their definitions cannot say it.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let changes = self.rewrite_section.is_some() || self.extend_section.is_some();
+        let usual = SamplerSettings::default();
+        let draws = self.sampler(usual.clone()) != usual;
+        let is_long_text = self.words.is_some() || self.plan_file.is_some();
+        let has_draft =
+            self.resume.is_some() || (is_long_text && (self.draft.is_some() || self.out.is_some()));
+        let problem = if self.resume.is_some() && !changes && (draws || self.words.is_some()) {
+            "a draft is gone on with as it was begun; --words and how tokens are chosen go with --extend-section and \
+             --rewrite-section only"
+        } else if self.draft.is_some() && !is_long_text {
+            "--draft needs --words or --plan-file"
+        } else if self.sections.is_some() && !self.plan && self.plan_only.is_none() {
+            "--sections needs --plan or --plan-only"
+        } else if changes && self.resume.is_none() {
+            "--rewrite-section and --extend-section need --resume"
+        } else if self.keep_draft && !has_draft {
+            "--keep-draft needs --resume, or --words or --plan-file with --draft or --out"
+        } else {
+            return Ok(());
+        };
+        Err(Self::command().error(ErrorKind::ArgumentConflict, problem))
+    }
+
+    /// The draft to go on with.
+    pub(crate) fn resume(&self) -> Option<&Path> {
+        self.resume.as_deref()
+    }
+
+    /// Reads the prompt and fills in defaults, or what `header` says of the draft that is gone on with.
+    pub(crate) fn resolve(self, header: Option<&DraftHeader>) -> anyhow::Result<Recipe> {
+        let change = self.change();
+        let is_long_text = self.words.is_some() || self.plan_file.is_some();
+        let usual = header.map_or_else(SamplerSettings::default, |header| header.settings.sampler.clone());
+        let recipe = Recipe {
             prompt: self.prompt_source()?,
-            sampler: self.sampler(),
-            loop_guard: self.loop_guard || (self.words.is_some() && !self.no_loop_guard),
+            sampler: self.sampler(usual),
+            loop_guard: self.loop_guard || (is_long_text && !self.no_loop_guard),
             bundle: self.bundle.unwrap_or_default(),
             images: self.image,
             system: self.system,
             words: self.words.map(|words| words as usize),
-            plan: self.plan,
+            plan: self.plan || self.plan_only.is_some(),
+            plan_only: self.plan_only,
+            plan_file: self.plan_file,
             sections: self.sections.map(|sections| sections as usize),
             max_new_tokens: self.max_new_tokens,
             stop: self.stop,
             ignore_eos: self.ignore_eos,
+            deterministic: self.deterministic,
+            draft: self.draft,
+            keep_draft: self.keep_draft,
+            resume: self.resume,
+            change,
             engine: self.engine,
             out: self.out,
             json: self.json,
+        };
+        header.map_or(Ok(recipe.clone()), |header| recipe.with_draft(header))
+    }
+
+    fn change(&self) -> Option<Change> {
+        let section = self.rewrite_section.or(self.extend_section)?;
+        Some(Change {
+            index: section as usize - 1,
+            extend_by: self.extend_section.and(self.words).map(|words| words as usize),
+            seed_given: self.seed.is_some(),
         })
     }
 
@@ -276,10 +385,9 @@ impl Arguments {
         })
     }
 
-    fn sampler(&self) -> SamplerSettings {
-        let usual = SamplerSettings::default();
+    fn sampler(&self, usual: SamplerSettings) -> SamplerSettings {
         SamplerSettings {
-            greedy: self.greedy,
+            greedy: self.greedy || (usual.greedy && self.temperature.is_none()),
             temperature: self.temperature.unwrap_or(usual.temperature),
             top_k: self.top_k.unwrap_or(usual.top_k),
             top_p: self.top_p.unwrap_or(usual.top_p),
@@ -291,7 +399,7 @@ impl Arguments {
             presence_penalty: self.presence_penalty.unwrap_or(usual.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(usual.frequency_penalty),
             penalty_window: self.penalty_window.unwrap_or(usual.penalty_window),
-            penalize_prompt: self.penalize_prompt,
+            penalize_prompt: self.penalize_prompt || usual.penalize_prompt,
             dry_multiplier: self.dry_multiplier.unwrap_or(usual.dry_multiplier),
             dry_base: self.dry_base.unwrap_or(usual.dry_base),
             dry_allowed_length: self.dry_allowed_length.unwrap_or(usual.dry_allowed_length),
@@ -302,9 +410,57 @@ impl Arguments {
                 self.dry_breaker.clone()
             },
             no_repeat_ngram_size: self.no_repeat_ngram.unwrap_or(usual.no_repeat_ngram_size),
-            logit_bias: self.logit_bias.iter().copied().collect(),
+            logit_bias: match self.logit_bias.is_empty() {
+                true => usual.logit_bias,
+                false => self.logit_bias.iter().copied().collect(),
+            },
             seed: self.seed.unwrap_or(usual.seed),
         }
+    }
+}
+
+impl Recipe {
+    /// The settings of a draft, but for those that are the user's or this machine's.
+    fn with_draft(self, header: &DraftHeader) -> anyhow::Result<Self> {
+        let (task, settings) = (&header.task, &header.settings);
+        let device = match self.engine.device {
+            Device::Auto => settings.device.parse().map_err(anyhow::Error::msg)?,
+            named => named,
+        };
+        let prefill_chunk = match self.engine.prefill_chunk {
+            lwv_runtime::DEFAULT_PREFILL_CHUNK => settings.prefill_chunk,
+            named => named,
+        };
+        Ok(Self {
+            prompt: PromptSource::Request(task.instruction.clone()),
+            images: task.images.iter().map(|image| image.path.clone()).collect(),
+            system: task.system.clone(),
+            words: Some(header.outline.words()),
+            max_new_tokens: settings.max_section_tokens,
+            stop: settings.stop.clone(),
+            deterministic: settings.deterministic,
+            loop_guard: settings.loop_guard,
+            engine: EngineOptions {
+                device,
+                threads: self.engine.threads.or(u32::try_from(settings.threads).ok()),
+                prefill_chunk,
+                ..self.engine
+            },
+            out: self.out.or_else(|| header.out.clone()),
+            ..self
+        })
+    }
+
+    /// Whether a text of a number of words is written, planned or in one piece.
+    pub(crate) fn is_long_text(&self) -> bool {
+        self.words.is_some() || self.plan_file.is_some()
+    }
+
+    /// Where the draft is; only long texts have one.
+    pub(crate) fn draft_path(&self) -> Option<PathBuf> {
+        let beside_text = || self.out.as_deref().map(|out| out.with_added_extension("draft"));
+        let named = self.resume.clone().or_else(|| self.draft.clone());
+        named.or_else(beside_text).filter(|_| self.is_long_text())
     }
 }
 
@@ -332,7 +488,7 @@ mod tests {
 
     #[test]
     fn defaults_are_filled_in() {
-        let recipe = parse(&["--prompt", "x"]).unwrap().resolve().unwrap();
+        let recipe = parse(&["--prompt", "x"]).unwrap().resolve(None).unwrap();
         assert_eq!(
             (
                 recipe.sampler.temperature,
@@ -366,7 +522,7 @@ mod tests {
             .into_iter()
             .chain(flags.split_whitespace())
             .collect();
-        let recipe = parse(&arguments).unwrap().resolve().unwrap();
+        let recipe = parse(&arguments).unwrap().resolve(None).unwrap();
         let stored: serde_json::Value = serde_json::to_value(&recipe).unwrap();
         let read: SamplerSettings = serde_json::from_value(stored["sampler"].clone()).unwrap();
         assert_eq!(read, recipe.sampler);
@@ -384,7 +540,7 @@ mod tests {
     fn texts_of_many_words_are_guarded_and_plain_prompts_are_not() {
         let guarded = |flags: &[&str]| {
             let arguments = [&["--prompt", "x"], flags].concat();
-            parse(&arguments).unwrap().resolve().unwrap().loop_guard
+            parse(&arguments).unwrap().resolve(None).unwrap().loop_guard
         };
         assert!(!guarded(&["--greedy"]) && guarded(&["--loop-guard"]));
         assert!(guarded(&["--words", "500"]) && !guarded(&["--words", "500", "--no-loop-guard"]));
@@ -400,6 +556,23 @@ mod tests {
         assert!(parse(&["--prompt", "x", "--greedy", "--typical-p", "0.9"]).is_err());
         let error = parse(&["--prompt", "x", "--logit-bias", "a=1"]).unwrap_err();
         assert!(error.to_string().contains("4032=-inf"), "{error}");
+        assert!(parse(&["--resume", "d", "--prompt", "x"]).is_err());
+        assert!(
+            parse(&["--resume", "d", "--extend-section", "1"]).is_err(),
+            "words"
+        );
+        for (arguments, named) in [
+            (&["--prompt", "x", "--rewrite-section", "1"][..], "need --resume"),
+            (&["--resume", "d", "--seed", "1"], "--rewrite-section only"),
+            (&["--resume", "d", "--words", "1"], "--extend-section"),
+            (&["--prompt", "x", "--draft", "d"], "--words"),
+            (&["--prompt", "x", "--words", "9", "--keep-draft"], "--out"),
+            (&["--prompt", "x", "--words", "9", "--sections", "2"], "--plan"),
+        ] {
+            let error = parse(arguments).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        assert!(parse(&["--prompt", "x"]).unwrap().check().is_ok());
         let error = parse(&["--prompt", "x", "--device", "gpu"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("tensorrt-rtx"), "{error}");

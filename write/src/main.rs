@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod cli;
+mod long_text;
 mod overview;
 mod program;
 mod settled_output;
@@ -14,8 +15,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use lwv_processor::{Message, Prompt, RgbImage, open_image};
 use lwv_runtime::{
-    CancelToken, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, Task, Writer,
-    WriterEvent, WriterSettings,
+    CancelToken, Draft, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, WriterEvent,
 };
 use lwv_write::Progress;
 use serde::Serialize;
@@ -38,9 +38,12 @@ fn main() -> ExitCode {
     if arguments.estimate || arguments.list_engines {
         return overview(&arguments);
     }
+    if let Err(error) = arguments.check() {
+        error.exit();
+    }
     lwv_write::prepare();
     let cancel = CancelToken::new();
-    let outcome = catch_interrupts(&cancel).and_then(|()| run(&arguments.resolve()?, &cancel));
+    let outcome = catch_interrupts(&cancel).and_then(|()| run(arguments, &cancel));
     match outcome {
         Ok(FinishReason::Cancelled) => ExitCode::from(INTERRUPTED),
         Ok(_) => ExitCode::SUCCESS,
@@ -99,27 +102,38 @@ fn catch_interrupts(cancel: &CancelToken) -> Result<()> {
     ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
 }
 
-fn run(recipe: &Recipe, cancel: &CancelToken) -> Result<FinishReason> {
-    let images = recipe
-        .images
-        .iter()
-        .map(|path| Ok(open_image(path)?))
-        .collect::<Result<Vec<_>>>()?;
+fn run(arguments: Arguments, cancel: &CancelToken) -> Result<FinishReason> {
+    let mut draft = arguments.resume().map(long_text::open_draft).transpose()?;
+    let recipe = &arguments.resolve(draft.as_ref().map(Draft::header))?;
+    let images = match &draft {
+        Some(draft) => draft.header().task.open()?.images,
+        None => recipe
+            .images
+            .iter()
+            .map(|path| Ok(open_image(path)?))
+            .collect::<Result<_>>()?,
+    };
+    if let Some(path) = &recipe.plan_only {
+        let mut progress = Progress::new(None, false);
+        let engine = load(recipe, cancel, &progress)?;
+        return long_text::plan_only(recipe, &engine, cancel, &mut progress, images, path);
+    }
     let mut desk = Desk::new(recipe)?;
-    let result =
-        load(recipe, cancel, &desk.progress).and_then(|engine| match (&recipe.prompt, recipe.words) {
-            (PromptSource::Request(request), Some(words)) => {
-                write_words(recipe, &engine, cancel, &mut desk, request, images, words)
-            }
-            _ => write_plain(recipe, &engine, cancel, &mut desk, &images),
-        });
+    let result = load(recipe, cancel, &desk.progress).and_then(|engine| match recipe.is_long_text() {
+        true => long_text::write(recipe, &engine, cancel, &mut desk, images, &mut draft),
+        false => write_plain(recipe, &engine, cancel, &mut desk, &images),
+    });
     desk.progress.finish();
-    match result {
+    let outcome = match result {
         Ok(report) => desk.close(recipe, report),
         Err(error) => {
             desk.abandon();
             Err(error)
         }
+    };
+    match draft {
+        Some(draft) => long_text::settle(recipe, draft, &outcome).and(outcome),
+        None => outcome,
     }
 }
 
@@ -136,47 +150,6 @@ fn load(recipe: &Recipe, cancel: &CancelToken, progress: &Progress) -> Result<En
         ));
     }
     Ok(engine)
-}
-
-/// Writes a text of a number of words, planned or at once.
-fn write_words(
-    recipe: &Recipe,
-    engine: &Engine,
-    cancel: &CancelToken,
-    desk: &mut Desk,
-    request: &str,
-    images: Vec<RgbImage>,
-    words: usize,
-) -> Result<Report> {
-    let task = Task {
-        instruction: request.to_owned(),
-        images,
-        system: recipe.system.clone(),
-    };
-    let settings = WriterSettings {
-        sampler: recipe.sampler.clone(),
-        max_section_tokens: recipe.max_new_tokens.unwrap_or(usize::MAX),
-        stop: recipe.stop.clone(),
-        loop_guard: recipe.loop_guard,
-        cancel: cancel.clone(),
-    };
-    let mut writer = Writer::new(engine, task, settings)?;
-    if !recipe.plan {
-        let section = writer.write_at_once(words, &mut |event| desk.writer(&event))?;
-        return Ok(desk.report(section.token_ids, section.reason));
-    }
-    let plan = writer.plan(words, recipe.sections, |event| desk.writer(&event))?;
-    let manuscript = writer.write(plan, |event| desk.writer(&event))?;
-    let reason = manuscript
-        .sections
-        .last()
-        .map_or(FinishReason::Cancelled, |section| section.reason);
-    let token_ids = manuscript
-        .sections
-        .into_iter()
-        .flat_map(|section| section.token_ids)
-        .collect();
-    Ok(desk.report(token_ids, reason))
 }
 
 /// Goes on with a prompt, whatever it is.
@@ -235,6 +208,10 @@ struct Desk {
     stdout: Option<SettledOutput>,
     text: String,
     stats: Totals,
+    /// What is to be said when the text is there.
+    notes: Vec<String>,
+    /// Whether the model saw the whole text so far, for all sections.
+    shown_whole: bool,
     /// The first failure of writing the text; told at the end, since events cannot fail.
     failure: Option<anyhow::Error>,
 }
@@ -276,31 +253,60 @@ impl Desk {
             stdout: to_stdout.then(|| SettledOutput::new(recipe.loop_guard)),
             text: String::new(),
             stats: Totals::default(),
+            notes: Vec::new(),
+            shown_whole: true,
             failure: None,
         })
     }
 
     fn writer(&mut self, event: &WriterEvent) {
-        self.progress.writer(event);
+        self.watch(event);
         match event {
             WriterEvent::Text(text) => {
                 self.put(text);
                 self.settle_all();
             }
-            WriterEvent::Generation(event) => self.generation(event),
+            WriterEvent::Generation(event) => self.text(event),
+            _ => {}
+        }
+    }
+
+    /// Takes notice of what is no text.
+    fn watch(&mut self, event: &WriterEvent) {
+        self.progress.writer(event);
+        match event {
+            WriterEvent::Generation(Event::Finished { stats, .. }) => self.stats.add(stats),
+            WriterEvent::Shortfall { index, words, wanted } => {
+                let section = index + 1;
+                self.notes.push(format!(
+                    "section {section} has {words} of {wanted} words: the model did not write more"
+                ));
+            }
+            WriterEvent::TextLeftOut { index, words } if self.shown_whole => {
+                self.shown_whole = false;
+                let section = index + 1;
+                self.notes
+                    .push(format!("the context is full: from section {section} on the model did not see the first {words} words or more"));
+            }
             _ => {}
         }
     }
 
     fn generation(&mut self, event: &Event) {
+        self.text(event);
+        if let Event::Finished { stats, .. } = event {
+            self.stats.add(stats);
+        }
+    }
+
+    fn text(&mut self, event: &Event) {
         match event {
             Event::Token { text, .. } => self.put(text),
             Event::Rewound { bytes, .. } => self.take_back(*bytes),
             Event::Settled { bytes } => self.print(|stdout, text| stdout.settle(text, *bytes)),
-            Event::Finished { text, stats, .. } => {
+            Event::Finished { text, .. } => {
                 self.put(text);
                 self.settle_all();
-                self.stats.add(stats);
             }
             _ => {}
         }
@@ -379,6 +385,7 @@ impl Desk {
         if self.stdout.is_some() && !self.text.ends_with('\n') {
             print_text("\n")?;
         }
+        self.notes.iter().for_each(|note| say(note));
         match (self.file, &recipe.out) {
             (Some(file), _) if cancelled => keep(file, "cancelled; ", !self.text.is_empty()),
             (Some(mut file), Some(path)) => {

@@ -25,6 +25,7 @@ impl Generation<'_> {
     fn leave_loop(&mut self, began: usize) -> Result<()> {
         let found = self.written.tokens();
         let kept = self.go_back(self.written.sentence_end_before(began).tokens)?;
+        self.read = self.session.tokens().len() - self.start;
         let bytes = self.written.rewind(kept);
         let tokens = found - kept;
         self.interventions += 1;
