@@ -1,10 +1,11 @@
 use hyper::StatusCode;
 use lwv_runtime::{GenerationSettings, Sampler, SamplerSettings};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use crate::conversation::Conversation;
+use crate::extension::{Extension, LongText};
 use crate::fields::Fields;
-use crate::long_text::LongText;
 use crate::refusal::Refusal;
 use crate::unsupported;
 
@@ -32,11 +33,11 @@ impl ChatRequest {
         let mut fields = Fields::of(value, "")?;
         check_model(&mut fields, model)?;
         let stream = fields.take("stream")?.unwrap_or(false);
-        let long_text = LongText::take(&mut fields)?;
+        let extension = Extension::take(&mut fields)?;
         let request = Self {
             conversation: Conversation::parse(fields.require("messages")?)?,
-            settings: generation_settings(&mut fields, long_text)?,
-            long_text,
+            settings: generation_settings(&mut fields, extension)?,
+            long_text: extension.long_text,
             stream,
             include_usage: include_usage(&mut fields, stream)?,
         };
@@ -59,15 +60,13 @@ pub(crate) fn unknown_model(asked: &str, served: &str) -> Refusal {
     Refusal::request(StatusCode::NOT_FOUND, "model_not_found", message)
 }
 
-fn generation_settings(
-    fields: &mut Fields,
-    long_text: Option<LongText>,
-) -> Result<GenerationSettings, Refusal> {
+fn generation_settings(fields: &mut Fields, extension: Extension) -> Result<GenerationSettings, Refusal> {
     let usual = GenerationSettings::default();
     let settings = GenerationSettings {
         sampler: sampler(fields)?,
-        max_new_tokens: max_tokens(fields, long_text)?,
+        max_new_tokens: max_tokens(fields, extension.long_text)?,
         stop: stop(fields)?,
+        loop_guard: extension.loop_guard,
         ..usual
     };
     // Tells of settings out of their range before the request waits for its turn.
@@ -75,22 +74,25 @@ fn generation_settings(
     Ok(settings)
 }
 
-/// What is not said is as in `lwv-write`, but for the seed: who asks again wants another answer. Its 32 bits are told with the
-/// answer, and no client's numbers are too small for them.
+/// All settings of the sampler under their own names, some of which OpenAI has too. What is not said is as in `lwv-write`, but
+/// for the seed: who asks again wants another answer. Its 32 bits are told with the answer, and no client's numbers are too
+/// small for them.
 fn sampler(fields: &mut Fields) -> Result<SamplerSettings, Refusal> {
-    let usual = SamplerSettings::default();
+    let seed = fields.take("seed")?;
+    let usual = serde_json::to_value(SamplerSettings::default());
+    let usual = usual.map_err(|error| Refusal::failure(error.to_string()))?;
+    let mut settings = Map::new();
+    for name in usual.as_object().into_iter().flat_map(Map::keys) {
+        let Some(value) = fields.take::<Value>(name)? else {
+            continue;
+        };
+        // By itself, so that an error has its place.
+        Fields::parse_as::<SamplerSettings>(json!({name: value}), name)?;
+        settings.insert(name.clone(), value);
+    }
     Ok(SamplerSettings {
-        temperature: fields.take("temperature")?.unwrap_or(usual.temperature),
-        top_p: fields.take("top_p")?.unwrap_or(usual.top_p),
-        top_k: fields.take("top_k")?.unwrap_or(usual.top_k),
-        min_p: fields.take("min_p")?.unwrap_or(usual.min_p),
-        repetition_penalty: fields
-            .take("repetition_penalty")?
-            .unwrap_or(usual.repetition_penalty),
-        seed: fields
-            .take("seed")?
-            .map_or_else(|| rand::random::<u32>().into(), i64::cast_unsigned),
-        ..usual
+        seed: seed.map_or_else(|| rand::random::<u32>().into(), i64::cast_unsigned),
+        ..Fields::parse_as(settings.into(), "")?
     })
 }
 
@@ -157,7 +159,7 @@ fn include_usage(request: &mut Fields, stream: bool) -> Result<bool, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use lwv_runtime::LogitBias;
 
     fn parse(fields: Value) -> Result<ChatRequest, Value> {
         let mut request = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
@@ -173,7 +175,8 @@ mod tests {
     fn settings_are_what_was_asked_for() {
         let request = parse(
             json!({"temperature": 0, "top_p": 0.5, "max_completion_tokens": 7, "stop": "\n", "seed": -1,
-            "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.5, "stream": true,
+            "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5,
+            "logit_bias": {"7": -100}, "dry_multiplier": 0.8, "no_repeat_ngram_size": 12, "stream": true,
             "stream_options": {"include_usage": true}}),
         )
         .unwrap();
@@ -183,6 +186,11 @@ mod tests {
             top_k: 3,
             min_p: 0.1,
             repetition_penalty: 1.5,
+            presence_penalty: 0.5,
+            frequency_penalty: -0.5,
+            logit_bias: LogitBias::from_iter([(7, -100.0)]),
+            dry_multiplier: 0.8,
+            no_repeat_ngram_size: 12,
             seed: u64::MAX,
             ..SamplerSettings::default()
         };
@@ -197,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_not_said_is_as_on_the_command_line() {
         let request = parse(
-            json!({"stop": null, "user": "me", "metadata": {}, "n": 1, "presence_penalty": 0.0,
+            json!({"stop": null, "user": "me", "metadata": {}, "n": 1, "presence_penalty": 0.0, "logit_bias": {},
             "tools": [], "response_format": {"type": "text"}, "max_tokens": null}),
         )
         .unwrap();
@@ -227,6 +235,7 @@ mod tests {
             (json!({"reasoning_effort": "low"}), "reasoning_effort"),
             (json!({"typo_temperature": 1}), "typo_temperature"),
             (json!({"temperature": "hot"}), "temperature"),
+            (json!({"logit_bias": {"word": 1}}), "logit_bias"),
             (json!({"max_tokens": 0}), "max_tokens"),
             (json!({"max_tokens": 1, "max_completion_tokens": 2}), "max_tokens"),
             (

@@ -38,9 +38,16 @@ impl Fields {
     /// Takes a field out. `null` is as good as nothing.
     pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Refusal> {
         let value = self.map.remove(name).filter(|value| !value.is_null());
-        value.map(T::deserialize).transpose().map_err(|error| {
+        value
+            .map(|value| Self::parse_as(value, &self.path(name)))
+            .transpose()
+    }
+
+    /// Reads a value that stood at `path`.
+    pub(crate) fn parse_as<T: DeserializeOwned>(value: Value, path: &str) -> Result<T, Refusal> {
+        T::deserialize(value).map_err(|error| {
             let message: String = error.to_string().chars().take(MESSAGE_LENGTH).collect();
-            Refusal::field(self.path(name), format!("cannot be used: {message}"))
+            Refusal::field(path, format!("cannot be used: {message}"))
         })
     }
 

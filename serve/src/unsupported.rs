@@ -18,7 +18,6 @@ const WITHOUT_EFFECT: [&str; 7] = [
 
 const NO_TOOLS: &str = "cannot be used: the model calls no tools";
 const NO_PROBABILITIES: &str = "cannot be had: probabilities are not kept";
-const NO_PENALTY: &str = "must be 0: there is no such penalty; `repetition_penalty` can be used";
 
 /// A field that clients send with values that ask for nothing.
 struct Unsupported {
@@ -38,7 +37,7 @@ impl Unsupported {
     }
 }
 
-const UNSUPPORTED: [Unsupported; 13] = [
+const UNSUPPORTED: [Unsupported; 10] = [
     Unsupported::new(
         "n",
         |n| n.as_f64() == Some(1.0),
@@ -61,13 +60,6 @@ const UNSUPPORTED: [Unsupported; 13] = [
     Unsupported::new("parallel_tool_calls", Value::is_boolean, NO_TOOLS),
     Unsupported::new("functions", is_empty, NO_TOOLS),
     Unsupported::new("function_call", is_none_or_auto, NO_TOOLS),
-    Unsupported::new(
-        "logit_bias",
-        is_empty,
-        "must be empty: single tokens cannot be made more or less likely",
-    ),
-    Unsupported::new("presence_penalty", is_zero, NO_PENALTY),
-    Unsupported::new("frequency_penalty", is_zero, NO_PENALTY),
 ];
 
 /// Takes these fields out of a request, and refuses those that ask for something.
@@ -107,8 +99,8 @@ mod tests {
     #[test]
     fn what_clients_send_by_habit_is_taken() {
         let habits = json!({"n": 1, "user": "me", "store": false, "logprobs": false, "top_logprobs": null, "tools": [],
-            "tool_choice": "auto", "parallel_tool_calls": true, "response_format": {"type": "text"}, "logit_bias": {},
-            "presence_penalty": 0, "frequency_penalty": 0.0, "modalities": ["text"]});
+            "tool_choice": "auto", "parallel_tool_calls": true, "response_format": {"type": "text"},
+            "modalities": ["text"]});
         assert_eq!(take_from(habits), Ok(()));
     }
 
@@ -116,7 +108,7 @@ mod tests {
     fn what_would_ask_for_something_is_refused() {
         let something = json!({"n": 2, "logprobs": true, "top_logprobs": 5, "tools": [{}], "tool_choice": "required",
             "functions": [{}], "function_call": {"name": "f"}, "response_format": {"type": "json_object"},
-            "logit_bias": {"1": 2}, "presence_penalty": 0.5, "frequency_penalty": -1, "modalities": ["audio"],
+            "modalities": ["audio"],
             "parallel_tool_calls": "x"});
         let something = something.as_object().unwrap();
         assert_eq!(something.len(), UNSUPPORTED.len());

@@ -7,10 +7,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::chat_request::ChatRequest;
 use crate::conversation::Conversation;
-use crate::long_text::LongText;
+use crate::extension::LongText;
 use crate::model::Model;
 use crate::picture;
 use crate::refusal::Refusal;
+use crate::settled_text::SettledText;
 use crate::usage::Usage;
 
 /// A request whose turn it is.
@@ -73,7 +74,7 @@ impl Worker {
     }
 
     fn write(&mut self, request: &ChatRequest, replies: &UnboundedSender<Reply>) -> Result<Reply, Refusal> {
-        let mut desk = Desk::new(replies);
+        let mut desk = Desk::new(replies, request.settings.loop_guard);
         let reason = match request.long_text {
             Some(length) => self.write_long_text(request, length, &mut desk)?,
             None => self.answer(request, &mut desk)?,
@@ -104,6 +105,7 @@ impl Worker {
             sampler: request.settings.sampler.clone(),
             max_section_tokens: request.settings.max_new_tokens,
             stop: request.settings.stop.clone(),
+            loop_guard: request.settings.loop_guard,
             cancel: request.settings.cancel.clone(),
         };
         let processor = self.model.processor().clone();
@@ -169,15 +171,17 @@ fn write_words(writer: &mut Writer, length: LongText, desk: &mut Desk<'_>) -> Re
 struct Desk<'r> {
     replies: &'r UnboundedSender<Reply>,
     begun: bool,
+    text: SettledText,
     words: WordCounter,
     usage: Usage,
 }
 
 impl<'r> Desk<'r> {
-    fn new(replies: &'r UnboundedSender<Reply>) -> Self {
+    fn new(replies: &'r UnboundedSender<Reply>, loop_guard: bool) -> Self {
         Self {
             replies,
             begun: false,
+            text: SettledText::new(loop_guard),
             words: WordCounter::new(),
             usage: Usage::default(),
         }
@@ -196,7 +200,7 @@ impl<'r> Desk<'r> {
             WriterEvent::PlanLine { index, main_point } => {
                 self.send(Reply::Progress(format!("planned {}. {main_point}", index + 1)));
             }
-            WriterEvent::Text(text) => self.text(text),
+            WriterEvent::Text(text) => self.whole_text(text),
             WriterEvent::Generation(event) => self.generation(event),
             _ => {}
         }
@@ -210,16 +214,30 @@ impl<'r> Desk<'r> {
             Event::Prefill { done, total } => {
                 self.send(Reply::Progress(format!("{done} of {total} prompt tokens read")));
             }
-            Event::Token { text, .. } => self.text(text),
+            Event::Token { text, .. } => {
+                let certain = self.text.push(text);
+                self.put(&certain);
+            }
+            Event::Rewound { bytes, .. } => self.text.take_back(*bytes),
+            Event::Settled { bytes } => {
+                let certain = self.text.settle(*bytes);
+                self.put(&certain);
+            }
             Event::Finished { text, stats, .. } => {
-                self.text(text);
+                self.whole_text(text);
                 self.usage.add(stats);
             }
             _ => {}
         }
     }
 
-    fn text(&mut self, text: &str) {
+    /// Text after which all that came so far stays.
+    fn whole_text(&mut self, text: &str) {
+        let certain = self.text.push(text) + &self.text.settle_all();
+        self.put(&certain);
+    }
+
+    fn put(&mut self, text: &str) {
         if !text.is_empty() {
             self.words.push(text);
             self.send(Reply::Text(text.to_owned()));

@@ -117,16 +117,8 @@ fn build(folder: &Path) {
     command
         .current_dir(workspace())
         .args(["build", "--quiet", "--locked", "--offline", "--bins", "--lib"])
-        .args([
-            "-p",
-            "lwv-export",
-            "-p",
-            "lwv-write",
-            "-p",
-            "lwv-serve",
-            "-p",
-            "lwv-capi",
-        ])
+        .args(["-p", "lwv-export", "-p", "lwv-write"])
+        .args(["-p", "lwv-serve", "-p", "lwv-capi"])
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap());

@@ -69,6 +69,27 @@ fn a_stream_without_options_tells_no_cost() {
     );
 }
 
+/// What was sent cannot be taken back, so it is held until it is sure to stay.
+#[test]
+fn a_text_that_is_taken_back_was_not_sent() {
+    let served = quick();
+    let circle = "The river goes to the sea again. ".repeat(6);
+    let guarded = |stream: bool| {
+        chat(
+            &circle,
+            json!({"stream": stream, "seed": 1, "lwv": {"loop_guard": true}}),
+        )
+    };
+    let whole = served.ask(&guarded(false));
+    let chunks = chunks(&served.begin(&guarded(true)).events());
+    let pieces = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), whole.text());
+    assert_ne!(whole.text(), circle, "the guard did not act");
+    assert_eq!(served.chat(&circle, json!({})).text(), circle);
+}
+
 /// What is known before the first text has a status of its own, in a stream too.
 #[test]
 fn a_prompt_that_is_too_long_is_no_stream() {
