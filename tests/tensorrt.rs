@@ -208,8 +208,8 @@ fn newer_versions_have_newer_operators() {
 fn attention_in_one_operator_sees_the_same_pictures() {
     let case = Case::load("nested_f32");
     let checkpoint = place("several-heads");
-    let vision = json!({"hidden_size": 32, "num_heads": 2});
-    random_checkpoint(&case.dir, vision.as_object().unwrap(), &checkpoint);
+    let vision = json!({"vision_config": {"hidden_size": 32, "num_heads": 2}});
+    random_checkpoint(&case.dir, &vision, &checkpoint);
     let features = |bundle: &Path| -> Vec<Vec<f32>> {
         let engine = engine(bundle, DEFAULT_PREFILL_CHUNK);
         let prompts = case.prompts.values().filter(|prompt| !prompt.images.is_empty());

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use lwv_model::{Dimension, GraphContract, Manifest, ModelConfig, TensorContract, contract};
 
+use crate::cancel::CancelToken;
 use crate::error::{Inner, Result};
 use crate::file_hash::{hash_bytes, hash_file};
 
@@ -70,13 +71,23 @@ impl Bundle {
     ///
     /// # Errors
     /// A file that cannot be read or has another hash; the text names it.
-    pub fn verify_hashes(&self, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+    pub fn verify_hashes(&self, progress: impl FnMut(u64, u64)) -> Result<()> {
+        self.verify_hashes_under(&CancelToken::new(), progress)
+    }
+
+    /// The same, until `cancel` is cancelled.
+    pub(crate) fn verify_hashes_under(
+        &self,
+        cancel: &CancelToken,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
         let (mut done, total) = (0, self.bytes());
         for (name, entry) in &self.manifest.files {
             let path = self.dir.join(name);
             let found = hash_file(&path, |bytes| {
                 done += bytes;
                 progress(done, total);
+                cancel.check()
             })?;
             if !found.eq_ignore_ascii_case(&entry.sha256) {
                 return Err(Inner::FileHash {
@@ -278,7 +289,7 @@ mod tests {
             (contract::EMBED_TOKENS, contract::embed_tokens(&config.text)),
         ];
         let bytes = llama().to_string().len() as u64;
-        let sha256 = hash_file(&dir.join("config.json"), |_| ()).unwrap();
+        let sha256 = hash_file(&dir.join("config.json"), |_| Ok(())).unwrap();
         let mut manifest = Manifest {
             format_version: lwv_model::FORMAT_VERSION,
             producer: "test".into(),

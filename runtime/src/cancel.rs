@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::error::{Inner, Result};
+
 /// Stops loading, image encoding, prefill and writing from another thread. Clones are the same token.
 ///
 /// ```
@@ -43,6 +45,26 @@ impl CancelToken {
     /// Whether [`cancel`](Self::cancel) was called.
     pub fn is_cancelled(&self) -> bool {
         self.inner.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Fails once the token is cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.is_cancelled() {
+            true => Err(Inner::Cancelled.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Does `work`, which `run` interrupts when the token is cancelled. Whatever it fails with then, it was cancelled.
+    pub(crate) fn watching<T>(
+        &self,
+        run: &Arc<dyn Interrupt>,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.watch(run);
+        let result = work();
+        self.forget(run);
+        result.or_else(|error| self.check().and(Err(error)))
     }
 
     /// Interrupts `run` when the token is cancelled, or now if it is already.
@@ -106,6 +128,27 @@ mod tests {
             (kept.0.load(Ordering::SeqCst), dropped.0.load(Ordering::SeqCst)),
             (1, 0)
         );
+    }
+
+    #[test]
+    fn what_fails_after_cancelling_was_cancelled() {
+        let token = CancelToken::new();
+        let run: Arc<dyn Interrupt> = Arc::new(Count::default());
+        let failing = || {
+            token
+                .watching(&run, || Err::<(), _>(Inner::EmptyPrompt.into()))
+                .unwrap_err()
+                .kind()
+        };
+        assert_eq!(failing(), crate::ErrorKind::Prompt);
+        token.cancel();
+        assert_eq!(failing(), crate::ErrorKind::Cancelled);
+        assert_eq!(
+            token.watching(&run, || Ok(3)).unwrap(),
+            3,
+            "what succeeded all the same is kept"
+        );
+        assert!(token.runs().is_empty());
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Cancels loading, between two graphs.
+    /// Cancels loading: hashing, reading graphs, and the first run. Building an engine of TensorRT's comes to its end first.
     pub fn cancel(mut self, cancel: CancelToken) -> Self {
         self.cancel = cancel;
         self
@@ -160,7 +160,8 @@ impl EngineBuilder {
         let bundle = Bundle::open(&self.dir)?;
         self.check_settings(threads)?;
         if self.check_hashes {
-            bundle.verify_hashes(|done, total| (self.progress)(LoadProgress::Hashing { done, total }))?;
+            let progress = |done, total| (self.progress)(LoadProgress::Hashing { done, total });
+            bundle.verify_hashes_under(&self.cancel, progress)?;
         }
         let processor = Processor::from_dir(bundle.dir())?;
         let library = library::load(self.library.as_deref())?;
@@ -173,6 +174,7 @@ impl EngineBuilder {
             engines: None,
             plugin: None,
             file: None,
+            cancel: self.cancel.clone(),
         };
         let graphs = Arc::new(self.load_graphs(&bundle, settings, &library.path)?);
         let limits = Limits {
@@ -188,7 +190,7 @@ impl EngineBuilder {
             threads,
         });
         let engine = Engine { inner };
-        engine.warm_up()?;
+        engine.warm_up(&self.cancel)?;
         Ok(engine)
     }
 
@@ -239,14 +241,12 @@ impl EngineBuilder {
         };
         let mut index = 0;
         let mut load = |this: &mut Self, graph, settings: &GraphSettings| {
-            if this.cancel.is_cancelled() {
-                return Err(Inner::Cancelled.into());
-            }
             (this.progress)(LoadProgress::Loading {
                 graph: str::to_owned(graph),
                 index,
                 count,
             });
+            this.cancel.check()?;
             index += 1;
             match &shelf {
                 Some(shelf) => shelf.load(bundle, graph, settings, &mut |reason| {
@@ -325,6 +325,30 @@ impl Engine {
         }
     }
 
+    /// Loads another bundle in this one's place. This one's memory is freed first, so that both need no more together than the
+    /// larger of them; drafts and manuscripts are plain data and stay. The handle is gone in any case: where the other bundle
+    /// cannot be loaded, load this one again.
+    ///
+    /// ```no_run
+    /// use lwv_runtime::Engine;
+    /// let engine = Engine::builder("small").build()?;
+    /// let engine = engine.swap(Engine::builder("large"))?;
+    /// # Ok::<(), lwv_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A session, a writer or another handle of this engine still holds its memory; or as for [`EngineBuilder::build`].
+    pub fn swap(self, other: EngineBuilder) -> Result<Self> {
+        let in_use = || {
+            let reason = "drop its sessions, writers and other handles first: they hold its memory";
+            Error::setting("swap", "an engine that is in use", reason)
+        };
+        let loaded = Arc::try_unwrap(self.inner).map_err(|_| in_use())?;
+        // Sessions hold the graphs alone.
+        drop(Arc::try_unwrap(loaded.graphs).map_err(|_| in_use())?);
+        other.build()
+    }
+
     /// A new, empty text.
     ///
     /// # Errors
@@ -356,10 +380,12 @@ impl Engine {
 
     /// Runs one token that nobody sees. Threads, buffers and kernels are set up in the first run, which would count as
     /// prefill otherwise; and a device that cannot compute says so while loading.
-    fn warm_up(&self) -> Result<()> {
+    fn warm_up(&self, cancel: &CancelToken) -> Result<()> {
         let mut decoder = self.decoder()?;
         decoder.reserve(1)?;
-        decoder.step(0, &vec![0; self.inner.bundle.config().position_axes()])
+        cancel.watching(&decoder.interrupt_handle(), || {
+            decoder.step(0, &vec![0; self.inner.bundle.config().position_axes()])
+        })
     }
 
     /// The bare model of a new, empty text, for who wants scores rather than a text.

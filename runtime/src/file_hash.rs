@@ -9,11 +9,12 @@ use crate::error::{Inner, Result};
 /// Bytes read at a time.
 const BLOCK: usize = 1 << 20;
 
-/// SHA-256 of a file, lower-case hexadecimal. `progress` is called with the number of bytes after each piece.
+/// SHA-256 of a file, lower-case hexadecimal. `progress` is called with the number of bytes after each piece, and ends it by
+/// an error.
 ///
 /// # Errors
-/// The file cannot be read.
-pub(crate) fn hash_file(path: &Path, mut progress: impl FnMut(u64)) -> Result<String> {
+/// The file cannot be read, or what `progress` says.
+pub(crate) fn hash_file(path: &Path, mut progress: impl FnMut(u64) -> Result<()>) -> Result<String> {
     let unreadable = |source| Inner::Read {
         path: path.to_owned(),
         source,
@@ -27,7 +28,7 @@ pub(crate) fn hash_file(path: &Path, mut progress: impl FnMut(u64)) -> Result<St
             break;
         }
         hasher.update(&block[..read]);
-        progress(read as u64);
+        progress(read as u64)?;
     }
     Ok(hexadecimal(&hasher.finalize()))
 }
@@ -58,7 +59,11 @@ mod tests {
         std::fs::write(&file, million.repeat(3)).unwrap();
         let mut read = 0;
         assert_eq!(
-            hash_file(&file, |bytes| read += bytes).unwrap(),
+            hash_file(&file, |bytes| {
+                read += bytes;
+                Ok(())
+            })
+            .unwrap(),
             hash_bytes(&million.repeat(3))
         );
         assert_eq!(read, 3_000_000);

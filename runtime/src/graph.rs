@@ -3,12 +3,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lwv_model::{Dimension, ElementType, GraphContract, TensorContract, contract};
 use ort::environment::Environment;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, LoadCanceler};
 use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use crate::bundle::{Bundle, compare_contracts};
-use crate::cancel::Interrupt;
+use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
 use crate::group_query_attention;
 use crate::provider::{Assignment, Device};
@@ -29,6 +29,8 @@ pub(crate) struct GraphSettings {
     pub(crate) plugin: Option<PathBuf>,
     /// A graph that stands for the bundle's own.
     pub(crate) file: Option<PathBuf>,
+    /// Cancels loading.
+    pub(crate) cancel: CancelToken,
 }
 
 /// A graph, loaded and compared with the manifest. ONNX Runtime's sessions are not to be run from two threads at once,
@@ -98,7 +100,20 @@ fn open(path: &Path, settings: &GraphSettings, assignment: &Assignment<'_>) -> R
         false => builder,
     };
     let mut builder = settings.device.register(builder, assignment)?;
-    Ok(builder.commit_from_file(path)?)
+    let control: Arc<dyn Interrupt> = Arc::new(LoadControl(builder.canceler()));
+    settings
+        .cancel
+        .watching(&control, || Ok(builder.commit_from_file(path)?))
+}
+
+/// What stops the loading of a graph.
+struct LoadControl(LoadCanceler);
+
+impl Interrupt for LoadControl {
+    fn interrupt(&self) {
+        // It fails only for a builder that does not exist any more.
+        let _ = self.0.cancel();
+    }
 }
 
 fn named(name: &str, error: &Error) -> Error {

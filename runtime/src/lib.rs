@@ -72,6 +72,6 @@ pub use provider::{Device, PLUGIN_VARIABLE};
 pub use sampler::{History, LogitBias, Sampler, SamplerSettings, SamplerState, TokenMark};
 pub use section::WrittenSection;
 pub use session::{Session, SessionContext};
-pub use stats::{Stats, available_bytes, peak_rss_bytes};
+pub use stats::{Stats, available_bytes, peak_rss_bytes, rss_bytes};
 pub use words::{WordCounter, count_words};
 pub use writer::{Task, Writer, WriterEvent, WriterSettings};

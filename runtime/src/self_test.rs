@@ -90,6 +90,7 @@ mod tests {
             engines: None,
             plugin: None,
             file: None,
+            cancel: crate::CancelToken::new(),
         };
         self_test(&settings).unwrap();
         let shares: f32 = run(&settings, Device::Cpu).unwrap()[..64].iter().sum();

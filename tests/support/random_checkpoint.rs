@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::folder::{copy_folder, read_json, write_json};
 use crate::random::Random;
 
-/// Writes a checkpoint of random weights: like that in `like`, but with `vision` in its `vision_config`.
-pub fn random_checkpoint(like: &Path, vision: &Map<String, Value>, folder: &Path) {
+/// Writes a checkpoint of random weights: like that in `like`, but with `change` merged into its `config.json`.
+pub fn random_checkpoint(like: &Path, change: &Value, folder: &Path) {
     copy_folder(like, folder);
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         if entry.file_name().to_string_lossy().starts_with("model") {
@@ -16,9 +16,7 @@ pub fn random_checkpoint(like: &Path, vision: &Map<String, Value>, folder: &Path
     }
     let path = folder.join("config.json");
     let mut config = read_json(&path);
-    for (field, value) in vision {
-        config["vision_config"][field] = value.clone();
-    }
+    merge(&mut config, change);
     write_json(&path, &config);
     let mut random = Random::new(3);
     let (mut header, mut data) = (Map::new(), Vec::new());
@@ -41,4 +39,16 @@ pub fn random_checkpoint(like: &Path, vision: &Map<String, Value>, folder: &Path
     let length = (header.len() as u64).to_le_bytes();
     let file = [&length[..], &header, &data].concat();
     std::fs::write(folder.join("model.safetensors"), file).unwrap();
+}
+
+/// Sets the fields of an object, and of the objects in it.
+fn merge(object: &mut Value, change: &Value) {
+    match change {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                merge(&mut object[name], field);
+            }
+        }
+        value => *object = value.clone(),
+    }
 }

@@ -39,7 +39,7 @@ impl Record {
                 continue;
             }
             let bytes = fs::metadata(&path).map_err(unreadable)?.len();
-            let sha256 = hash_file(&path, |_| ())?;
+            let sha256 = hash_file(&path, |_| Ok(()))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             files.insert(name.into_owned(), FileEntry { bytes, sha256 });
         }
@@ -74,7 +74,7 @@ impl Record {
                 Ok(found) if found.len() != entry.bytes => {
                     format!("has {} bytes instead of {}", found.len(), entry.bytes)
                 }
-                Ok(_) => match hash_file(&path, |_| ()) {
+                Ok(_) => match hash_file(&path, |_| Ok(())) {
                     Ok(found) if found == entry.sha256 => return None,
                     _ => "is not as it was built".to_owned(),
                 },
