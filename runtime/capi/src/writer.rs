@@ -108,6 +108,7 @@ unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
             stop: texts(given.stop, given.stop_count, "stop")?,
             // The interface's events cannot take text back.
             loop_guard: false,
+            deterministic: false,
             cancel: token_of(given.cancel)?,
         },
         words: given.words,

@@ -127,7 +127,7 @@ impl DraftTask {
         let images = images.iter().map(|path| {
             let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             Ok(DraftImage {
-                sha256: hash_file(&absolute, |_| ())?,
+                sha256: hash_file(&absolute, |_| Ok(()))?,
                 path: absolute,
             })
         });
@@ -157,7 +157,7 @@ impl DraftTask {
 
 impl DraftImage {
     fn check(&self, path: &Path) -> Result<()> {
-        let found = hash_file(path, |_| ())?;
+        let found = hash_file(path, |_| Ok(()))?;
         if found == self.sha256 {
             return Ok(());
         }
