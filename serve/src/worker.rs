@@ -107,6 +107,7 @@ impl Worker {
             stop: request.settings.stop.clone(),
             loop_guard: request.settings.loop_guard,
             cancel: request.settings.cancel.clone(),
+            ..WriterSettings::default()
         };
         let processor = self.model.processor().clone();
         let mut writer = Writer::with_session(processor, self.take_session()?, task, settings);
