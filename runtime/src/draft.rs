@@ -202,6 +202,7 @@ impl Draft {
             kept_bytes,
             text: standing.text[kept_bytes..].to_owned(),
             sampler: standing.sampler,
+            loop_attempts: standing.loop_attempts,
         })
     }
 
@@ -293,9 +294,9 @@ mod tests {
                 seed: 3,
                 ..SamplerSettings::default()
             },
+            deterministic,
             // The made-up author repeats itself.
             loop_guard: false,
-            deterministic,
             ..WriterSettings::default()
         }
     }
@@ -358,6 +359,9 @@ mod tests {
         let mut shown = String::new();
         let on_event = |event| match event {
             WriterEvent::Text(text) => shown.push_str(&text),
+            WriterEvent::Generation(crate::Event::Rewound { bytes, .. }) => {
+                shown.truncate(shown.len() - bytes)
+            }
             WriterEvent::Generation(
                 crate::Event::Token { text, .. } | crate::Event::Finished { text, .. },
             ) => {
@@ -386,6 +390,34 @@ mod tests {
         assert!(beginnings.len() > 200, "{}", beginnings.len());
         for beginning in beginnings.iter().step_by(17).chain(beginnings.last()) {
             assert_eq!(gone_on_with(beginning, true), whole);
+        }
+    }
+
+    /// The author repeats itself, so the guard goes back again and again.
+    #[test]
+    fn a_text_that_went_back_goes_on_as_if_there_had_been_no_interruption() {
+        let guarded = || WriterSettings {
+            loop_guard: true,
+            ..settings(true)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("draft");
+        let mut rewinds = 0;
+        let whole = writer(guarded(), new_draft(folder.path()))
+            .write_draft(|event| {
+                rewinds += usize::from(matches!(
+                    event,
+                    WriterEvent::Generation(crate::Event::Rewound { .. })
+                ));
+            })
+            .unwrap();
+        assert!(rewinds > 3, "{rewinds}");
+        let bytes = fs::read(&path).unwrap();
+        for beginning in beginnings(&bytes).iter().step_by(31) {
+            fs::remove_file(copy_of(&path)).unwrap_or_default();
+            fs::write(&path, beginning).unwrap();
+            let (draft, _) = Draft::open(&path).unwrap();
+            assert_eq!(writer(guarded(), draft).write_draft(|_| ()).unwrap(), whole);
         }
     }
 
@@ -547,12 +579,9 @@ mod tests {
         let mut draft = new_draft(folder.path());
         draft.planned(&Plan::in_one_piece(10)).unwrap();
         draft.opened(0, None).unwrap();
-        let sampler = crate::SamplerState {
-            seed: 0,
-            words_drawn: 0,
-            strength: 0,
-            strengthened_tokens: 0,
-        };
+        let sampler = crate::Sampler::new(crate::SamplerSettings::default())
+            .unwrap()
+            .state();
         for (text, token_ids) in [
             ("Óne", &[1, 2, 3][..]),
             ("Óne two", &[1, 2, 3, 4]),
@@ -565,6 +594,7 @@ mod tests {
                         text,
                         token_ids,
                         sampler,
+                        loop_attempts: crate::LoopAttempts::default(),
                     },
                     false,
                 )

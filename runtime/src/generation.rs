@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
-use crate::loop_guard::{LoopGuard, entropy};
+use crate::loop_guard::{LoopAttempts, LoopGuard, entropy};
 use crate::sampler::{History, Sampler, SamplerSettings, SamplerState};
 use crate::session::{Prefilled, Session};
 use crate::stats::{Stats, peak_rss_bytes, rate};
@@ -65,10 +65,13 @@ impl Default for GenerationSettings {
 /// takes a fraction of the time, and scores can differ in the last bits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
-    /// The tokens that were chosen.
+    /// The tokens that were chosen and not taken back.
     pub token_ids: Vec<u32>,
     /// Where the sampler stood after them.
     pub sampler: SamplerState,
+    /// What the loop guard had tried.
+    #[serde(default)]
+    pub loop_attempts: LoopAttempts,
 }
 
 /// Why a text ended.
@@ -172,8 +175,6 @@ pub struct Generation<'s> {
     interrupt: Arc<dyn Interrupt>,
     /// Length of the text when the generation began.
     start: usize,
-    /// Tokens of the generation whose text was passed on.
-    read: usize,
     /// Tokens that were chosen before an interruption and not yet read again.
     begun: VecDeque<u32>,
     pending: VecDeque<Event>,
@@ -204,6 +205,9 @@ impl<'s> Generation<'s> {
         let mut sampler = Sampler::new(settings.sampler.clone())?;
         let vocabulary = session.decoder().vocabulary();
         settings.sampler.logit_bias.check_vocabulary(vocabulary)?;
+        session.decoder().clear_interrupt()?;
+        let interrupt = session.decoder().interrupt_handle();
+        settings.cancel.watch(&interrupt);
         let start = session.tokens().len();
         let before = start.saturating_sub(settings.written_tokens);
         let written = WrittenText::new(
@@ -220,17 +224,19 @@ impl<'s> Generation<'s> {
                 before.token_ids.iter().for_each(|id| session.push(*id));
             }
         }
-        session.decoder().clear_interrupt()?;
-        let interrupt = session.decoder().interrupt_handle();
-        settings.cancel.watch(&interrupt);
         let to_prefill = session.tokens().len() - session.cached_tokens();
+        let mut guard = settings.loop_guard.then(|| LoopGuard::new(&written));
+        if let (Some(guard), Some(before)) = (&mut guard, &settings.begun)
+            && before.token_ids.is_empty()
+        {
+            guard.resume(before.loop_attempts);
+        }
         Ok(Self {
-            guard: settings.loop_guard.then(|| LoopGuard::new(&written)),
+            guard,
             written,
             settled: 0,
             interventions: 0,
             start,
-            read: 0,
             begun,
             pending: VecDeque::new(),
             phase: Phase::Prefill,
@@ -273,7 +279,17 @@ impl<'s> Generation<'s> {
 
     /// The tokens that were generated so far.
     pub fn generated(&self) -> &[u32] {
-        &self.session.tokens()[self.start..self.start + self.read]
+        &self.session.tokens()[self.start..self.start + self.read()]
+    }
+
+    /// What the loop guard has tried, to go on with it after a restart.
+    pub fn loop_attempts(&self) -> LoopAttempts {
+        self.guard.as_ref().map(LoopGuard::attempts).unwrap_or_default()
+    }
+
+    /// Tokens of the generation whose text was passed on.
+    fn read(&self) -> usize {
+        self.written.tokens() - self.written.before()
     }
 
     /// Words written so far.
@@ -346,7 +362,7 @@ impl<'s> Generation<'s> {
                 self.phase = Phase::Decode;
                 if self.settings.max_new_tokens == 0 {
                     self.finish(FinishReason::MaxTokens);
-                } else if !self.read_again() {
+                } else if !self.read_again()? {
                     self.choose()?;
                 }
             }
@@ -355,7 +371,7 @@ impl<'s> Generation<'s> {
     }
 
     fn decode(&mut self) -> Result<()> {
-        if self.read_again() {
+        if self.read_again()? {
             return Ok(());
         }
         if self.generated().len() >= self.settings.max_new_tokens {
@@ -379,25 +395,18 @@ impl<'s> Generation<'s> {
 
     /// Chooses the next token by the scores that are there, or takes the one that was chosen before an interruption.
     fn choose(&mut self) -> Result<()> {
-        let again = self.begun.pop_front();
         // As the model gives them, before anything is done to them.
-        let watched = self.guard.is_some() && again.is_none();
-        let entropy = watched.then(|| entropy(self.session.logits_and_tokens().0));
-        let id = match again {
-            Some(id) => id,
+        let entropy = self
+            .guard
+            .is_some()
+            .then(|| entropy(self.session.logits_and_tokens().0));
+        let id = match self.begun.front() {
+            Some(id) => *id,
             None => self.choose_new()?,
         };
         self.clock.first_token.get_or_insert(self.clock.begin.elapsed());
         self.session.push(id);
-        self.read_token(id);
-        match entropy {
-            Some(entropy) if self.phase != Phase::Done => self.guard(entropy),
-            Some(_) => Ok(()),
-            None => {
-                self.look_again();
-                Ok(())
-            }
-        }
+        self.read_token(id, entropy)
     }
 
     fn choose_new(&mut self) -> Result<u32> {
@@ -415,45 +424,41 @@ impl<'s> Generation<'s> {
         self.sampler.choose_after(logits, &history)
     }
 
-    /// Reads the next token that was chosen before an interruption and computed with the prompt, if there is one.
-    fn read_again(&mut self) -> bool {
-        let next = self.session.tokens().get(self.start + self.read).copied();
-        if let Some(id) = next {
-            self.begun.pop_front();
-            self.read_token(id);
-            self.look_again();
-        }
-        next.is_some()
-    }
-
-    /// Lets the guard know what was written before an interruption, when all of it was read.
-    fn look_again(&mut self) {
-        if let Some(guard) = self.guard.as_mut().filter(|_| self.begun.is_empty()) {
-            *guard = LoopGuard::new(&self.written);
-        }
-    }
-
     /// Whether the next token cannot end the text.
     fn is_end_held_back(&self) -> bool {
         self.settings.ignore_eos
-            || self.read < self.settings.min_new_tokens
+            || self.read() < self.settings.min_new_tokens
             || self.written.words() < self.settings.min_words
     }
 
-    /// Passes on what the next token of the generation says.
-    fn read_token(&mut self, id: u32) {
+    /// Reads the next token that was chosen before an interruption and computed with the prompt, if there is one.
+    fn read_again(&mut self) -> Result<bool> {
+        let next = self.session.tokens().get(self.start + self.read()).copied();
+        if let Some(id) = next {
+            // By which scores it was chosen is not known any more; no choice was free of doubt, as far as it matters.
+            self.read_token(id, self.guard.as_ref().map(|_| f32::INFINITY))?;
+        }
+        Ok(next.is_some())
+    }
+
+    /// Passes on what the next token of the generation says, which was chosen by scores of this entropy.
+    fn read_token(&mut self, id: u32, entropy: Option<f32>) -> Result<()> {
+        let again = self.begun.pop_front().is_some();
         let ends = !self.is_end_held_back() && self.session.context().eos_token_ids.contains(&id);
-        self.read += 1;
-        let added = match ends {
-            true => self.written.push_end(id),
-            false => self.written.push(id),
+        let added = if ends {
+            self.written.push_end(id)
+        } else {
+            self.written.push(id)
         };
         self.pending.push_back(Event::Token { id, text: added.text });
         if added.stopped {
             self.finish(FinishReason::StopString);
         } else if ends {
             self.finish(FinishReason::Eos);
+        } else if let Some(entropy) = entropy {
+            self.guard(entropy, again)?;
         }
+        Ok(())
     }
 
     fn suppress_eos(&mut self) {

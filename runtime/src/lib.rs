@@ -66,6 +66,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use estimate::MemoryEstimate;
 pub use generation::{Begun, Event, FinishReason, Generation, GenerationSettings, Output};
 pub use library::{LIBRARY_VARIABLE, find_library};
+pub use loop_guard::LoopAttempts;
 pub use manuscript::Manuscript;
 pub use plan::{Plan, PlannedSection};
 pub use provider::{Device, PLUGIN_VARIABLE};

@@ -4,6 +4,8 @@ mod periods;
 mod sentence_repeats;
 mod stretch;
 
+use serde::{Deserialize, Serialize};
+
 use crate::written::WrittenText;
 use certainty::Certainty;
 pub(crate) use certainty::entropy;
@@ -30,10 +32,16 @@ pub(crate) struct LoopGuard {
     watches: Watches,
     /// Entropy of the choice of each token.
     entropies: Vec<f32>,
+    attempts: LoopAttempts,
+}
+
+/// What was tried against loops so far: all that a guard needs to go on, beside the text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopAttempts {
     /// Tries to leave the loop that was found last.
-    attempts: u8,
+    pub count: u8,
     /// Tokens of the text when a loop was found furthest on.
-    furthest: usize,
+    pub furthest: usize,
 }
 
 #[derive(Default)]
@@ -50,8 +58,7 @@ impl LoopGuard {
         let mut guard = Self {
             watches: Watches::default(),
             entropies: vec![f32::INFINITY; written.tokens()],
-            attempts: 0,
-            furthest: 0,
+            attempts: LoopAttempts::default(),
         };
         guard.look_again(written);
         guard
@@ -78,12 +85,28 @@ impl LoopGuard {
     /// it is, from 1, and nothing where all were made. Where more is kept than the text ever had in a loop, that loop was
     /// left, and this one has all tries again.
     pub(crate) fn attempt(&mut self, found: usize, kept: usize) -> Option<u8> {
-        if kept > self.furthest {
-            self.attempts = 0;
+        let attempts = &mut self.attempts;
+        if kept > attempts.furthest {
+            attempts.count = 0;
         }
-        self.furthest = self.furthest.max(found);
-        self.attempts += 1;
-        (self.attempts <= ATTEMPTS).then_some(self.attempts)
+        attempts.furthest = attempts.furthest.max(found);
+        attempts.count += 1;
+        (!self.is_exhausted()).then_some(self.attempts.count)
+    }
+
+    /// What was tried so far.
+    pub(crate) fn attempts(&self) -> LoopAttempts {
+        self.attempts
+    }
+
+    /// Goes on where another guard stood.
+    pub(crate) fn resume(&mut self, attempts: LoopAttempts) {
+        self.attempts = attempts;
+    }
+
+    /// Whether all tries were made, and the text ends.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.attempts.count > ATTEMPTS
     }
 
     /// Tokens at the start that are part of no loop, whatever comes.

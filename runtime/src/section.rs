@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::generation::{Event, FinishReason, Generation};
+use crate::loop_guard::LoopAttempts;
 use crate::sampler::SamplerState;
 use crate::sentence::SentenceHold;
 use crate::words::count_words;
@@ -85,6 +86,19 @@ pub(crate) struct Standing<'a> {
     pub(crate) token_ids: &'a [u32],
     /// The sampler after them.
     pub(crate) sampler: SamplerState,
+    /// What the loop guard tried.
+    pub(crate) loop_attempts: LoopAttempts,
+}
+
+impl<'a> Standing<'a> {
+    fn of(generation: &'a Generation<'_>, text: &'a str) -> Self {
+        Self {
+            text,
+            token_ids: generation.generated(),
+            sampler: generation.sampler_state(),
+            loop_attempts: generation.loop_attempts(),
+        }
+    }
 }
 
 /// Runs a generation to the end of a text of that length. `event` sees prefill and images as they are, and tokens with
@@ -139,11 +153,7 @@ pub(crate) fn write_to_length(
         let (passed, ended) = hold.push(&piece);
         text.push_str(&passed);
         event(Event::Token { id, text: passed });
-        keep(Standing {
-            text: &text,
-            token_ids: generation.generated(),
-            sampler: generation.sampler_state(),
-        })?;
+        keep(Standing::of(&generation, &text))?;
         let enough = ended && words >= length.part(ENOUGH);
         let long = words >= length.part(LONG) && !length.is_short(count_words(&text));
         if enough || long || words >= length.part(LONGEST) {
@@ -152,11 +162,7 @@ pub(crate) fn write_to_length(
     }
     let reason = end.unwrap_or(FinishReason::Cancelled);
     if reason == FinishReason::Cancelled {
-        keep(Standing {
-            text: &text,
-            token_ids: generation.generated(),
-            sampler: generation.sampler_state(),
-        })?;
+        keep(Standing::of(&generation, &text))?;
     }
     let rest = match reason {
         FinishReason::Eos | FinishReason::StopString | FinishReason::Cancelled => hold.finish(),

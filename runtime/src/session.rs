@@ -747,12 +747,10 @@ mod tests {
             for length in 0..whole.token_ids.len() {
                 let begun = crate::Begun {
                     token_ids: whole.token_ids[..length].to_vec(),
-                    sampler: crate::SamplerState {
-                        seed: 0,
-                        words_drawn: 0,
-                        strength: 0,
-                        strengthened_tokens: 0,
-                    },
+                    sampler: crate::Sampler::new(crate::SamplerSettings::default())
+                        .unwrap()
+                        .state(),
+                    loop_attempts: crate::LoopAttempts::default(),
                 };
                 let settings = GenerationSettings {
                     begun: Some(begun),
@@ -774,12 +772,10 @@ mod tests {
         let too_long = GenerationSettings {
             begun: Some(crate::Begun {
                 token_ids: vec![1; 6],
-                sampler: crate::SamplerState {
-                    seed: 0,
-                    words_drawn: 0,
-                    strength: 0,
-                    strengthened_tokens: 0,
-                },
+                sampler: crate::Sampler::new(crate::SamplerSettings::default())
+                    .unwrap()
+                    .state(),
+                loop_attempts: crate::LoopAttempts::default(),
             }),
             ..settings(100)
         };

@@ -92,7 +92,7 @@ pub enum WriterEvent {
         words: usize,
     },
     /// Something in the generation of a section; the text of tokens is what stays, unless an [`Event::Rewound`] takes it
-    /// back. Bytes are of the section's text.
+    /// back. Bytes are of the text since the last [`Text`](Self::Text).
     Generation(Event),
     /// Text that is not generated now: headings, empty lines, and what a draft holds.
     Text(String),

@@ -192,7 +192,7 @@ pub(crate) struct Arguments {
     keep_draft: bool,
     /// Go on with a draft, with the settings that it was begun with.
     #[arg(long, value_name = "DRAFT", conflicts_with_all = ["image", "system", "raw_prompt", "plan", "plan_only", "plan_file",
-        "sections", "max_new_tokens", "stop", "ignore_eos", "deterministic", "draft"])]
+        "sections", "max_new_tokens", "stop", "ignore_eos", "loop_guard", "no_loop_guard", "deterministic", "draft"])]
     resume: Option<PathBuf>,
     /// With --resume: write section N of a whole text anew; the old one stays in the draft.
     #[arg(long, value_name = "N", requires = "resume", conflicts_with_all = ["words", "extend_section"],

@@ -116,6 +116,7 @@ fn write_all(recipe: &Recipe, writer: &mut Writer, desk: &mut Desk, outline: &Ou
     // The text is in the middle of others, so it is shown when all of it is there.
     let manuscript = writer.revise(index, revision, |event| desk.watch(&event))?;
     desk.put(&manuscript.text());
+    desk.settle_all();
     Ok(manuscript)
 }
 

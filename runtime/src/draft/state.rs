@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::generation::{Begun, FinishReason};
+use crate::loop_guard::LoopAttempts;
 use crate::manuscript::Manuscript;
 use crate::plan::Plan;
 use crate::sampler::{SamplerSettings, SamplerState};
@@ -83,6 +84,7 @@ pub(crate) enum Record {
         kept_bytes: usize,
         text: String,
         sampler: SamplerState,
+        loop_attempts: LoopAttempts,
     },
     /// A pass ended short of the section's length; the section so far.
     PassEnded { text: String, token_ids: Vec<u32> },
@@ -103,6 +105,7 @@ impl DraftState {
                 kept_bytes,
                 text,
                 sampler,
+                loop_attempts,
             } => {
                 let open = self.open.as_mut()?;
                 let fits = |pass: &OpenPass| {
@@ -113,7 +116,7 @@ impl DraftState {
                 let pass = open.pass.get_or_insert_with(|| OpenPass::new(sampler));
                 pass.begun.token_ids.truncate(kept_tokens);
                 pass.begun.token_ids.append(&mut token_ids);
-                pass.begun.sampler = sampler;
+                (pass.begun.sampler, pass.begun.loop_attempts) = (sampler, loop_attempts);
                 pass.text.truncate(kept_bytes);
                 pass.text.push_str(&text);
             }
@@ -173,10 +176,13 @@ impl DraftState {
 
 impl OpenPass {
     fn new(sampler: SamplerState) -> Self {
-        let token_ids = Vec::new();
         Self {
             text: String::new(),
-            begun: Begun { token_ids, sampler },
+            begun: Begun {
+                token_ids: Vec::new(),
+                sampler,
+                loop_attempts: LoopAttempts::default(),
+            },
         }
     }
 }

@@ -4,13 +4,27 @@ use crate::loop_guard::STRENGTHENED_TOKENS;
 
 /// What a generation does that is watched for loops.
 impl Generation<'_> {
-    /// Looks whether the text turns in circles with the last token, which was chosen by scores of this entropy.
-    pub(super) fn guard(&mut self, entropy: f32) -> Result<()> {
+    /// Looks whether the text turns in circles with the last token, which was chosen by scores of this entropy; `again` is
+    /// whether that was before an interruption. What stayed then, stays.
+    pub(super) fn guard(&mut self, entropy: f32, again: bool) -> Result<()> {
         let Some(guard) = &mut self.guard else {
             return Ok(());
         };
-        if let Some(began) = guard.observe(&self.written, entropy) {
+        let began = guard.observe(&self.written, entropy);
+        if let Some(began) = began.filter(|_| !again) {
             return self.leave_loop(began);
+        }
+        if let Some(before) = self
+            .settings
+            .begun
+            .as_ref()
+            .filter(|_| again && self.begun.is_empty())
+        {
+            guard.resume(before.loop_attempts);
+            if guard.is_exhausted() {
+                self.finish(FinishReason::LoopDetected);
+                return Ok(());
+            }
         }
         let settled = self.written.sentence_end_before(guard.settled(&self.written));
         let bytes = self.bytes_after(settled.tokens);
@@ -25,7 +39,6 @@ impl Generation<'_> {
     fn leave_loop(&mut self, began: usize) -> Result<()> {
         let found = self.written.tokens();
         let kept = self.go_back(self.written.sentence_end_before(began).tokens)?;
-        self.read = self.session.tokens().len() - self.start;
         let bytes = self.written.rewind(kept);
         let tokens = found - kept;
         self.interventions += 1;
