@@ -54,21 +54,28 @@ impl MemoryEstimate {
         prefill_chunk: usize,
     ) -> Self {
         let text = &config.text;
-        let kv =
-            2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * cache.size() * tokens;
-        let floats = 2 * prefill_chunk * text.hidden_size + text.vocab_size;
+        let token = [
+            text.num_hidden_layers,
+            text.num_key_value_heads,
+            text.head_dim,
+            cache.size(),
+        ];
+        let kv = product(&[&[2, tokens], &token[..]].concat());
+        let embeddings = product(&[2 * 4, prefill_chunk, text.hidden_size]);
         let [weights, read] = weights;
         Self {
             weights,
-            kv: kv as u64,
-            buffers: 4 * floats as u64 + 8 * text.max_position_embeddings as u64,
-            read_for_a_token: read + kv as u64,
+            kv,
+            buffers: embeddings
+                .saturating_add(product(&[4, text.vocab_size]))
+                .saturating_add(product(&[8, text.max_position_embeddings])),
+            read_for_a_token: read.saturating_add(kv),
         }
     }
 
     /// The sum in bytes.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.buffers
+        self.weights.saturating_add(self.kv).saturating_add(self.buffers)
     }
 
     /// Tokens that are written in a second at most, with a memory of so many bytes a second: every one reads all weights and the
@@ -76,6 +83,13 @@ impl MemoryEstimate {
     pub fn tokens_per_second(&self, bandwidth: f64) -> f64 {
         bandwidth / self.read_for_a_token.max(1) as f64
     }
+}
+
+/// Sizes of files that somebody wrote may be any; what does not fit into a number is more than there is in any case.
+fn product(factors: &[usize]) -> u64 {
+    factors
+        .iter()
+        .fold(1, |product: u64, factor| product.saturating_mul(*factor as u64))
 }
 
 /// Refuses a bundle that the device has no memory for, before minutes are spent on loading it. Where nothing is known of the
@@ -125,6 +139,19 @@ mod tests {
         };
         assert_eq!(estimate.total(), 5_010);
         assert!((estimate.tokens_per_second(50_000.0) - 10.0).abs() < 1e-9);
+    }
+
+    /// Found by fuzzing: a configuration of absurd sizes.
+    #[test]
+    fn sizes_that_fit_into_no_number_are_the_largest() {
+        assert_eq!(product(&[usize::MAX, 2]), u64::MAX);
+        let estimate = MemoryEstimate {
+            weights: 1,
+            kv: u64::MAX,
+            buffers: u64::MAX,
+            read_for_a_token: u64::MAX,
+        };
+        assert_eq!(estimate.total(), u64::MAX);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Says what failed and ends the program. */
 static void check(lwv_status status, const char *what) {
@@ -26,9 +27,41 @@ static int on_progress(const lwv_progress *progress, void *user_data) {
     return 0;
 }
 
-/* Prints what is certain of the text, and what happens on the way. */
+/* Text that is written out as soon as it is sure to stay. */
+struct output {
+    FILE *file;
+    /* Whether text may be taken back. */
+    int waits;
+    /* Text that is held. */
+    char *held;
+    size_t length;
+    /* Bytes of the generation's text that were written out. */
+    size_t written;
+};
+
+static void hold(struct output *output, const char *text, size_t length) {
+    char *held = (char *)realloc(output->held, output->length + length + 1);
+    if (held == NULL) {
+        fputs("no memory for the text\n", stderr);
+        exit(EXIT_FAILURE);
+    }
+    memcpy(held + output->length, text, length);
+    output->held = held;
+    output->length += length;
+}
+
+static void write_out(struct output *output, size_t length) {
+    fwrite(output->held, 1, length, output->file);
+    fflush(output->file);
+    memmove(output->held, output->held + length, output->length - length);
+    output->length -= length;
+    output->written += length;
+}
+
+/* Keeps the text, and tells what happens on the way. */
 static int on_event(const lwv_event *event, void *user_data) {
-    FILE *out = (FILE *)user_data;
+    struct output *output = (struct output *)user_data;
+    hold(output, event->text, event->kind == LWV_EVENT_KIND_PLAN_LINE ? 0 : event->text_length);
     switch (event->kind) {
     case LWV_EVENT_KIND_PLAN_LINE:
         fprintf(stderr, "%d. %s\n", (int)event->index + 1, event->text);
@@ -37,17 +70,28 @@ static int on_event(const lwv_event *event, void *user_data) {
         fprintf(stderr, "section %d: %d words\n", (int)event->index + 1, (int)event->total);
         break;
     case LWV_EVENT_KIND_TOKEN:
+        if (!output->waits) {
+            write_out(output, output->length);
+        }
+        break;
+    case LWV_EVENT_KIND_REWOUND:
+        output->length -= event->total;
+        break;
+    case LWV_EVENT_KIND_SETTLED:
+        write_out(output, event->total - output->written);
+        break;
     case LWV_EVENT_KIND_TEXT:
     case LWV_EVENT_KIND_FINISHED:
-        fwrite(event->text, 1, event->text_length, out);
-        fflush(out);
+        /* All of it stays, and the next generation begins. */
+        write_out(output, output->length);
+        output->written = 0;
         break;
     default:
         /* Kinds that this program does not know are passed over. */
         break;
     }
     /* Nobody reads any more: stop. */
-    return ferror(out);
+    return ferror(output->file);
 }
 
 static lwv_engine *open_engine(const char *bundle) {
@@ -75,13 +119,17 @@ static lwv_engine *open_engine(const char *bundle) {
 static lwv_finish_reason write_article(const lwv_engine *engine, const lwv_sampler_settings *sampler,
                                        const char *instruction, size_t words) {
     lwv_writer_settings settings;
+    struct output output = {NULL, 0, NULL, 0, 0};
     lwv_finish_reason reason = LWV_FINISH_REASON_OTHER;
 
     check(lwv_writer_settings_init(&settings, sizeof settings), "settings");
     settings.instruction = instruction;
     settings.words = words;
     settings.sampler = sampler;
-    check(lwv_write(engine, &settings, on_event, stdout, NULL, &reason), "cannot write");
+    output.file = stdout;
+    output.waits = (settings.flags & LWV_LOOP_GUARD) != 0;
+    check(lwv_write(engine, &settings, on_event, &output, NULL, &reason), "cannot write");
+    free(output.held);
     return reason;
 }
 
@@ -90,6 +138,7 @@ static lwv_finish_reason answer(const lwv_engine *engine, const lwv_sampler_sett
                                 const char *instruction) {
     lwv_message messages[1] = {{"user", NULL, NULL, 0}};
     lwv_generation_settings settings;
+    struct output output = {NULL, 0, NULL, 0, 0};
     lwv_finish_reason reason = LWV_FINISH_REASON_OTHER;
     lwv_session *session = NULL;
 
@@ -99,7 +148,10 @@ static lwv_finish_reason answer(const lwv_engine *engine, const lwv_sampler_sett
     check(lwv_generation_settings_init(&settings, sizeof settings), "settings");
     settings.sampler = sampler;
     settings.max_new_tokens = 64;
-    check(lwv_generate(session, &settings, on_event, stdout, &reason), "cannot write");
+    output.file = stdout;
+    output.waits = (settings.flags & LWV_LOOP_GUARD) != 0;
+    check(lwv_generate(session, &settings, on_event, &output, &reason), "cannot write");
+    free(output.held);
     lwv_session_close(session);
     return reason;
 }

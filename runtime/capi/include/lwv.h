@@ -58,8 +58,15 @@
 // Tokens that end a text cannot be chosen at all.
 #define LWV_IGNORE_EOS 1
 
+// Watch for a model that turns in circles: the text goes back to where the circle began (`LWV_EVENT_KIND_REWOUND`), goes on
+// another way, and ends after three tries.
+#define LWV_LOOP_GUARD 2
+
 // Write the whole text in one piece, without a plan.
-#define LWV_AT_ONCE 1
+#define LWV_AT_ONCE 4
+
+// Make the text the same to the token whatever was computed before. It costs one more prefill of all that is written.
+#define LWV_DETERMINISTIC 8
 
 // What a call came to. Negative ones are failures, and `lwv_last_error` has the words. Later versions may have more.
 enum lwv_status
@@ -157,6 +164,16 @@ enum lwv_event_kind
     LWV_EVENT_KIND_TEXT = 7,
     // Section `index` ended with `total` words, for `reason`.
     LWV_EVENT_KIND_SECTION_FINISHED = 8,
+    // The model turned in circles: `total` bytes of the text that was told are taken back, and `done` tokens. Comes only with
+    // `LWV_LOOP_GUARD`.
+    LWV_EVENT_KIND_REWOUND = 9,
+    // The first `total` bytes of the text, of this generation or section, are sure to stay. Comes only with
+    // `LWV_LOOP_GUARD`, usually with the sentence after; without it all text stays.
+    LWV_EVENT_KIND_SETTLED = 10,
+    // The context cannot hold all that was written: section `index` is not shown the first `total` words.
+    LWV_EVENT_KIND_TEXT_LEFT_OUT = 11,
+    // Section `index` stays short, however often it was written on: it has `done` of `total` words.
+    LWV_EVENT_KIND_SHORTFALL = 12,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -307,26 +324,59 @@ typedef struct lwv_memory_estimate {
     uint64_t read_for_a_token;
 } lwv_memory_estimate;
 
-// How tokens are chosen. Set it by `lwv_sampler_settings_init` first.
+// How tokens are chosen. Every step is switched off by a value that changes nothing. Set it by
+// `lwv_sampler_settings_init` first.
 typedef struct lwv_sampler_settings {
     // Bytes of this structure.
     size_t size;
+    // Seed of the draws.
+    uint64_t seed;
+    // Any of `LWV_GREEDY` and `LWV_PENALIZE_PROMPT`.
+    uint64_t flags;
     // Scores are divided by this; 0 is the greedy choice.
     float temperature;
     // Keep the fewest tokens whose probabilities add up to this; 1 keeps all.
     float top_p;
     // Keep tokens that have at least this part of the best token's probability; 0 keeps all.
     float min_p;
+    // Keep those tokens whose information is nearest to the entropy until their probabilities add up to this; 1 keeps all.
+    float typical_p;
+    // How often the most probable tokens are left out in favour of the last one above `xtc_threshold`; 0 is never.
+    float xtc_probability;
+    // Probability that tokens must have to be left out.
+    float xtc_threshold;
     // Positive scores of tokens that were there already are divided by this, negative ones multiplied; 1 changes nothing.
     float repetition_penalty;
+    // Subtracted from the scores of tokens that were there already; 0 changes nothing.
+    float presence_penalty;
+    // Subtracted from a token's score as many times as it was there already; 0 changes nothing.
+    float frequency_penalty;
+    // Penalty of a token that would go on with a repetition of `dry_allowed_length` tokens; 0 switches DRY off.
+    float dry_multiplier;
+    // The penalty grows by this factor with every token that the repetition is longer.
+    float dry_base;
+    // Nothing; 0.
+    uint32_t reserved;
     // Keep so many of the highest scores; 0 keeps all.
     size_t top_k;
-    // How many of the last tokens the penalty looks at.
+    // How many of the last tokens the three penalties look at.
     size_t penalty_window;
-    // Seed of the draws.
-    uint64_t seed;
-    // Any of `LWV_GREEDY` and `LWV_PENALIZE_PROMPT`.
-    uint64_t flags;
+    // Longest repetition that may be gone on with unpunished, less one token.
+    size_t dry_allowed_length;
+    // How many of the last tokens DRY looks at; 0 is all.
+    size_t dry_range;
+    // Texts that a repetition does not reach across; NULL is as usual.
+    const char *const *dry_sequence_breakers;
+    // How many they are.
+    size_t dry_breaker_count;
+    // Never write so many tokens in the same order twice, but in code, tables and quotations; 0 allows it.
+    size_t no_repeat_ngram_size;
+    // Tokens to whose scores something is added.
+    const uint32_t *biased_tokens;
+    // What is added to each of them; minus infinity bans the token.
+    const float *biases;
+    // How many they are.
+    size_t bias_count;
 } lwv_sampler_settings;
 
 // One turn of a conversation: its pictures, then what is said. This structure never changes, since it stands in arrays.
@@ -371,8 +421,11 @@ typedef struct lwv_generation_settings {
     const char *const *stop;
     // How many they are.
     size_t stop_count;
-    // 0 or `LWV_IGNORE_EOS`.
+    // Any of `LWV_IGNORE_EOS` and `LWV_LOOP_GUARD`.
     uint64_t flags;
+    // How many of the last tokens of the prompt are text that was written before: for penalties and the loop guard they
+    // count as generated.
+    size_t written_tokens;
     // Cancels from another thread; may be NULL.
     const struct lwv_cancel_token *cancel;
 } lwv_generation_settings;
@@ -387,6 +440,8 @@ typedef struct lwv_stats {
     size_t prefilled_tokens;
     // Tokens that were chosen.
     size_t generated_tokens;
+    // Times that the loop guard took text back.
+    size_t loop_interventions;
     // Computed prompt tokens per second of prefill; 0 where there were none.
     double prefill_tokens_per_second;
     // Tokens per second after the first; 0 where there were none.
@@ -403,8 +458,8 @@ typedef struct lwv_stats {
     const char *provider;
 } lwv_stats;
 
-// Something that happened. All texts of the kinds token, finished and text, put together, are the text. Pointers are good
-// until the next event of the same generation or writing.
+// Something that happened. All texts of the kinds token, finished and text, put together, are the text, less what is taken
+// back. Pointers are good until the next event of the same generation or writing.
 typedef struct lwv_event {
     // Bytes of this structure.
     size_t size;
@@ -459,7 +514,7 @@ typedef struct lwv_writer_settings {
     const char *const *stop;
     // How many they are.
     size_t stop_count;
-    // 0 or `LWV_AT_ONCE`.
+    // Any of `LWV_AT_ONCE`, `LWV_DETERMINISTIC` and `LWV_LOOP_GUARD`, which is set as usual.
     uint64_t flags;
     // Cancels from another thread; may be NULL.
     const struct lwv_cancel_token *cancel;

@@ -109,6 +109,11 @@ pub(crate) unsafe fn close<T>(handle: *mut T, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A flag, or none.
+pub(crate) fn flag(set: bool, flag: u64) -> u64 {
+    if set { flag } else { 0 }
+}
+
 /// Refuses flags that nobody knows.
 pub(crate) fn check_flags(flags: u64, known: u64, name: &str) -> Result<()> {
     match flags & !known {

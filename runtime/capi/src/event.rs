@@ -29,10 +29,20 @@ pub enum lwv_event_kind {
     Text = 7,
     /// Section `index` ended with `total` words, for `reason`.
     SectionFinished = 8,
+    /// The model turned in circles: `total` bytes of the text that was told are taken back, and `done` tokens. Comes only with
+    /// `LWV_LOOP_GUARD`.
+    Rewound = 9,
+    /// The first `total` bytes of the text, of this generation or section, are sure to stay. Comes only with
+    /// `LWV_LOOP_GUARD`, usually with the sentence after; without it all text stays.
+    Settled = 10,
+    /// The context cannot hold all that was written: section `index` is not shown the first `total` words.
+    TextLeftOut = 11,
+    /// Section `index` stays short, however often it was written on: it has `done` of `total` words.
+    Shortfall = 12,
 }
 
-/// Something that happened. All texts of the kinds token, finished and text, put together, are the text. Pointers are good
-/// until the next event of the same generation or writing.
+/// Something that happened. All texts of the kinds token, finished and text, put together, are the text, less what is taken
+/// back. Pointers are good until the next event of the same generation or writing.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct lwv_event {
@@ -117,6 +127,14 @@ impl HeldEvent {
                 self.event.token = u64::from(id);
                 self.hold_text(text);
             }
+            Event::Rewound { tokens, bytes } => {
+                self.event.kind = lwv_event_kind::Rewound;
+                (self.event.done, self.event.total) = (tokens, bytes);
+            }
+            Event::Settled { bytes } => {
+                self.event.kind = lwv_event_kind::Settled;
+                self.event.total = bytes;
+            }
             Event::Finished { reason, text, stats } => {
                 self.event.kind = lwv_event_kind::Finished;
                 self.event.reason = reason.into();
@@ -141,6 +159,14 @@ impl HeldEvent {
             WriterEvent::SectionStarted { index, words } => {
                 self.event.kind = lwv_event_kind::SectionStarted;
                 (self.event.index, self.event.total) = (index, words);
+            }
+            WriterEvent::TextLeftOut { index, words } => {
+                self.event.kind = lwv_event_kind::TextLeftOut;
+                (self.event.index, self.event.total) = (index, words);
+            }
+            WriterEvent::Shortfall { index, words, wanted } => {
+                self.event.kind = lwv_event_kind::Shortfall;
+                (self.event.index, self.event.done, self.event.total) = (index, words, wanted);
             }
             WriterEvent::Generation(event) => return self.hold(event),
             WriterEvent::Text(text) => {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lwv_runtime::{Event, Generation, GenerationSettings, Session};
 use self_cell::{MutBorrow, self_cell};
 
-use crate::argument::{check_flags, clear, offer, open, required, texts};
+use crate::argument::{check_flags, clear, flag, offer, open, required, texts};
 use crate::border::{call, cross};
 use crate::cancel_token::{lwv_cancel_token, token_of};
 use crate::event::{HeldEvent, lwv_event, lwv_event_callback};
@@ -17,6 +17,10 @@ use crate::structure::{Structure, init, read, write};
 
 /// Tokens that end a text cannot be chosen at all.
 pub const LWV_IGNORE_EOS: u64 = 1;
+
+/// Watch for a model that turns in circles: the text goes back to where the circle began (`LWV_EVENT_KIND_REWOUND`), goes on
+/// another way, and ends after three tries.
+pub const LWV_LOOP_GUARD: u64 = 2;
 
 /// What a generation is to do. Set it by `lwv_generation_settings_init` first.
 #[repr(C)]
@@ -36,8 +40,11 @@ pub struct lwv_generation_settings {
     pub stop: *const *const c_char,
     /// How many they are.
     pub stop_count: usize,
-    /// 0 or `LWV_IGNORE_EOS`.
+    /// Any of `LWV_IGNORE_EOS` and `LWV_LOOP_GUARD`.
     pub flags: u64,
+    /// How many of the last tokens of the prompt are text that was written before: for penalties and the loop guard they
+    /// count as generated.
+    pub written_tokens: usize,
     /// Cancels from another thread; may be NULL.
     pub cancel: *const lwv_cancel_token,
 }
@@ -54,7 +61,8 @@ unsafe impl Structure for lwv_generation_settings {
             min_words: usual.min_words,
             stop: std::ptr::null(),
             stop_count: 0,
-            flags: 0,
+            flags: flag(usual.ignore_eos, LWV_IGNORE_EOS) | flag(usual.loop_guard, LWV_LOOP_GUARD),
+            written_tokens: usual.written_tokens,
             cancel: std::ptr::null(),
         }
     }
@@ -62,7 +70,7 @@ unsafe impl Structure for lwv_generation_settings {
 
 unsafe fn settings_of(given: *const lwv_generation_settings) -> Result<GenerationSettings> {
     let given = read(given, "settings")?;
-    check_flags(given.flags, LWV_IGNORE_EOS, "settings")?;
+    check_flags(given.flags, LWV_IGNORE_EOS | LWV_LOOP_GUARD, "settings")?;
     Ok(GenerationSettings {
         sampler: sampler_of(given.sampler)?,
         max_new_tokens: given.max_new_tokens,
@@ -70,8 +78,10 @@ unsafe fn settings_of(given: *const lwv_generation_settings) -> Result<Generatio
         min_words: given.min_words,
         stop: texts(given.stop, given.stop_count, "stop")?,
         ignore_eos: given.flags & LWV_IGNORE_EOS != 0,
+        written_tokens: given.written_tokens,
+        loop_guard: given.flags & LWV_LOOP_GUARD != 0,
+        begun: None,
         cancel: token_of(given.cancel)?,
-        ..GenerationSettings::default()
     })
 }
 

@@ -57,7 +57,7 @@ pub use estimate::{lwv_bundle_estimate, lwv_engine_estimate, lwv_memory_estimate
 pub use event::{lwv_event, lwv_event_callback, lwv_event_kind};
 pub use finish_reason::lwv_finish_reason;
 pub use generation::{
-    LWV_IGNORE_EOS, lwv_generate, lwv_generation, lwv_generation_close, lwv_generation_next,
+    LWV_IGNORE_EOS, LWV_LOOP_GUARD, lwv_generate, lwv_generation, lwv_generation_close, lwv_generation_next,
     lwv_generation_settings, lwv_generation_settings_init, lwv_generation_start,
 };
 pub use image::{lwv_image, lwv_image_close, lwv_image_from_rgb, lwv_image_open, lwv_image_size};
@@ -71,4 +71,6 @@ pub use stats::lwv_stats;
 pub use status::lwv_status;
 pub use text::{lwv_text, lwv_text_close, lwv_text_data};
 pub use version::{LWV_ABI_VERSION, lwv_abi_version, lwv_version};
-pub use writer::{LWV_AT_ONCE, lwv_plan, lwv_write, lwv_writer_settings, lwv_writer_settings_init};
+pub use writer::{
+    LWV_AT_ONCE, LWV_DETERMINISTIC, lwv_plan, lwv_write, lwv_writer_settings, lwv_writer_settings_init,
+};

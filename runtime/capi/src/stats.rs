@@ -16,6 +16,8 @@ pub struct lwv_stats {
     pub prefilled_tokens: usize,
     /// Tokens that were chosen.
     pub generated_tokens: usize,
+    /// Times that the loop guard took text back.
+    pub loop_interventions: usize,
     /// Computed prompt tokens per second of prefill; 0 where there were none.
     pub prefill_tokens_per_second: f64,
     /// Tokens per second after the first; 0 where there were none.
@@ -47,6 +49,7 @@ impl HeldStats {
                 prompt_tokens: stats.prompt_tokens,
                 prefilled_tokens: stats.prefilled_tokens,
                 generated_tokens: stats.generated_tokens,
+                loop_interventions: stats.loop_interventions,
                 prefill_tokens_per_second: stats.prefill_tokens_per_second,
                 decode_tokens_per_second: stats.decode_tokens_per_second,
                 image_seconds: stats.image_seconds,

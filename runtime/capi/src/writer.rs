@@ -2,13 +2,14 @@ use std::ffi::{c_char, c_void};
 
 use lwv_runtime::{CancelToken, FinishReason, Plan, Task, Writer, WriterEvent, WriterSettings};
 
-use crate::argument::{check_flags, clear, offer, open, optional_text, required, text, texts};
+use crate::argument::{check_flags, clear, flag, offer, open, optional_text, required, text, texts};
 use crate::border::call;
 use crate::cancel_token::{lwv_cancel_token, token_of};
 use crate::engine::lwv_engine;
 use crate::event::{HeldEvent, lwv_event_callback};
 use crate::failure::{Failure, Result};
 use crate::finish_reason::lwv_finish_reason;
+use crate::generation::LWV_LOOP_GUARD;
 use crate::image::{images_of, lwv_image};
 use crate::sampler::{lwv_sampler_settings, sampler_of};
 use crate::status::lwv_status;
@@ -16,7 +17,10 @@ use crate::structure::{Structure, init, read};
 use crate::text::lwv_text;
 
 /// Write the whole text in one piece, without a plan.
-pub const LWV_AT_ONCE: u64 = 1;
+pub const LWV_AT_ONCE: u64 = 4;
+
+/// Make the text the same to the token whatever was computed before. It costs one more prefill of all that is written.
+pub const LWV_DETERMINISTIC: u64 = 8;
 
 /// What is to be written, and how. Set it by `lwv_writer_settings_init` first.
 #[repr(C)]
@@ -47,7 +51,7 @@ pub struct lwv_writer_settings {
     pub stop: *const *const c_char,
     /// How many they are.
     pub stop_count: usize,
-    /// 0 or `LWV_AT_ONCE`.
+    /// Any of `LWV_AT_ONCE`, `LWV_DETERMINISTIC` and `LWV_LOOP_GUARD`, which is set as usual.
     pub flags: u64,
     /// Cancels from another thread; may be NULL.
     pub cancel: *const lwv_cancel_token,
@@ -56,6 +60,7 @@ pub struct lwv_writer_settings {
 // SAFETY: `repr(C)`, `size` first, numbers and pointers.
 unsafe impl Structure for lwv_writer_settings {
     fn usual() -> Self {
+        let usual = WriterSettings::default();
         Self {
             size: size_of::<Self>(),
             instruction: std::ptr::null(),
@@ -66,10 +71,10 @@ unsafe impl Structure for lwv_writer_settings {
             sections: 0,
             plan: std::ptr::null(),
             sampler: std::ptr::null(),
-            max_section_tokens: WriterSettings::default().max_section_tokens,
+            max_section_tokens: usual.max_section_tokens,
             stop: std::ptr::null(),
             stop_count: 0,
-            flags: 0,
+            flags: flag(usual.loop_guard, LWV_LOOP_GUARD) | flag(usual.deterministic, LWV_DETERMINISTIC),
             cancel: std::ptr::null(),
         }
     }
@@ -87,7 +92,12 @@ struct Order {
 
 unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
     let given = read(given, "settings")?;
-    check_flags(given.flags, LWV_AT_ONCE, "settings")?;
+    let flags = given.flags;
+    check_flags(
+        flags,
+        LWV_AT_ONCE | LWV_DETERMINISTIC | LWV_LOOP_GUARD,
+        "settings",
+    )?;
     let plan = optional_text(given.plan, "plan")?.map(Plan::parse);
     if plan.as_ref().is_some_and(|plan| plan.sections.is_empty()) {
         let form = "has no line of the form `Paragraph 1 - Main Point: … - Word Count: 300 words`";
@@ -106,15 +116,14 @@ unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
             sampler: sampler_of(given.sampler)?,
             max_section_tokens: given.max_section_tokens,
             stop: texts(given.stop, given.stop_count, "stop")?,
-            // The interface's events cannot take text back.
-            loop_guard: false,
-            deterministic: false,
+            loop_guard: flags & LWV_LOOP_GUARD != 0,
+            deterministic: flags & LWV_DETERMINISTIC != 0,
             cancel: token_of(given.cancel)?,
         },
         words: given.words,
         sections: (given.sections > 0).then_some(given.sections),
         plan,
-        at_once: given.flags & LWV_AT_ONCE != 0,
+        at_once: flags & LWV_AT_ONCE != 0,
     })
 }
 
