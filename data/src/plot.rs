@@ -92,7 +92,7 @@ mod tests {
         let image = lwv_processor::open_image(&png).unwrap();
         assert_eq!(image.dimensions(), (WIDTH, HEIGHT));
         // Where the names of the axes stand, and nothing else does, the paper is not white.
-        let is_inked = |(x, y): &(u32, u32)| image.get_pixel(*x, *y).0 != [255; 3];
+        let is_inked = |(x, y): &(u32, u32)| image.pixels()[(y * WIDTH + x) as usize] != [255; 3];
         let below = (HEIGHT - 35..HEIGHT).flat_map(|y| (0..WIDTH).map(move |x| (x, y)));
         let beside = (0..HEIGHT).flat_map(|y| (0..40).map(move |x| (x, y)));
         assert!(below.filter(is_inked).count() > 200, "no label below");

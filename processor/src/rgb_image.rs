@@ -60,6 +60,11 @@ impl RgbImage {
         (self.width, self.height)
     }
 
+    /// Pixels, row by row.
+    pub fn pixels(&self) -> &[[u8; PIXEL]] {
+        self.pixels.as_chunks().0
+    }
+
     /// All bytes, row by row.
     pub fn as_raw(&self) -> &[u8] {
         &self.pixels
