@@ -8,10 +8,13 @@ use crate::Heads;
 use crate::cache::{Cache, Element};
 use crate::exponential::fast_exp;
 use crate::softmax::RunningSoftmax;
-use crate::tile::{KEYS, Room, RowsOverKeys};
+use crate::tile::{FEW_ROWS, KEYS, Room, RowsOverKeys};
 
 /// Rows of queries in one task, about. What they take of the values stays in the second cache.
 const TASK_ROWS: usize = 192;
+
+/// Tasks that the tokens of a head are divided into at least, where they are many.
+const TOKEN_TASKS: usize = 4;
 
 /// Fewest keys in one task, where there are few queries.
 const TASK_KEYS: usize = 128;
@@ -209,7 +212,11 @@ impl Attention {
 
 impl Division {
     fn of(heads: Heads, past: usize, tokens: usize) -> Self {
-        let tokens_each = (TASK_ROWS / heads.group()).clamp(1, tokens.max(1));
+        let tokens_each = match tokens * heads.group() {
+            // As many as are scored without turning keys over.
+            0..=FEW_ROWS => tokens.max(1),
+            _ => (TASK_ROWS / heads.group()).clamp(1, tokens.div_ceil(TOKEN_TASKS)),
+        };
         let total = past + tokens;
         let keys_each = if tokens > tokens_each {
             total

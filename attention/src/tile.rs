@@ -8,7 +8,7 @@ use crate::softmax::RunningSoftmax;
 pub(crate) const KEYS: usize = 64;
 
 /// Up to so many rows of queries, keys are multiplied as they lie; for more it pays to turn them over.
-const FEW_ROWS: usize = 12;
+pub(crate) const FEW_ROWS: usize = 12;
 
 /// Rows of queries that are multiplied with a key together.
 const ROWS: usize = 3;

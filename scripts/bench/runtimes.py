@@ -4,7 +4,7 @@
 
 GGUF is the file that CHECKPOINT was made of (4 bits in blocks of 32 with a minimum each), which llama.cpp reads as it is, with its
 own defaults of attention and cache. FOLDER keeps bundles and genai's model, all rounded to the nearest 4 bits, since methods of
-rounding differ in quality and not in speed; see integers.py for that. Runs alternate; genai and llama.cpp stay loaded and are asked
+rounding differ in quality and not in speed; see integers.py for that. A bundle of 8 bits is there to compare. Runs alternate; genai and llama.cpp stay loaded and are asked
 once before, `lwv-write` is a new process every time. Medians are printed.
 """
 
@@ -21,7 +21,11 @@ import xllamacpp
 from decode import NEW_TOKENS, genai, prompt, run_genai, run_ours
 
 CONTEXTS = (64, 512, 2048, 4096, 8000)
-BUNDLES = {"ours": [], "ours, int8 cache": ["--int8-cache"]}
+BUNDLES = {
+    "int4": ["--int4", "--rounding", "nearest"],
+    "int4, int8 cache": ["--int4", "--rounding", "nearest", "--int8-cache"],
+    "int8": ["--int8"],
+}
 
 
 def make(args: argparse.Namespace) -> None:
@@ -29,7 +33,7 @@ def make(args: argparse.Namespace) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     for name, options in BUNDLES.items():
         if not (args.folder / name / "lwv.json").exists():
-            command = [args.lwv_export, args.checkpoint, args.folder / name, "--int4", "--rounding", "nearest", *options, "--force"]
+            command = [args.lwv_export, args.checkpoint, args.folder / name, *options, "--no-verify"]
             subprocess.run([str(part) for part in command], check=True)
     if not (args.folder / "genai" / "genai_config.json").exists():
         builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(args.checkpoint)]

@@ -253,7 +253,11 @@ mod tests {
         plot_curves(&curves[..1], &png).unwrap();
         let image = lwv_processor::open_image(&png).unwrap();
         assert_eq!(image.dimensions(), SIZE);
-        let orange = image.pixels().iter().filter(|pixel| **pixel == [255, 127, 14]).count();
+        let orange = image
+            .pixels()
+            .iter()
+            .filter(|pixel| **pixel == [255, 127, 14])
+            .count();
         assert!(orange > 200, "{orange}");
         let one = Curve {
             training: vec![],
