@@ -3,8 +3,8 @@
 //! What callers must know (threads, lifetimes, versions) is said where they read it, at the head of `include/lwv.h`,
 //! which is generated from these sources and from `cbindgen.toml`; a test holds the two together.
 //!
-//! - [`border`] is the only way in and out: it catches panics and keeps the text of the last error.
-//! - [`argument`] and [`structure`] are the only places that follow a caller's pointer.
+//! - `border` is the only way in and out: it catches panics and keeps the text of the last error.
+//! - `argument` and `structure` are the only places that follow a caller's pointer.
 //! - All else is a file for each handle or structure.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 #![allow(
