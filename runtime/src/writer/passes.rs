@@ -42,6 +42,7 @@ impl Writer {
                 .saturating_sub(goal.tokens(&open));
             let pass = self.write_pass(
                 &open,
+                &heading,
                 length,
                 [written_tokens, length.max_tokens().min(most)],
                 event,
@@ -113,10 +114,11 @@ impl Writer {
         Ok(section)
     }
 
-    /// Writes on at the end of an open section. The last `written_tokens` tokens of the prompt are text.
+    /// Writes on at the end of an open section, under its heading if it has one. The last `written_tokens` tokens of the prompt are text.
     fn write_pass(
         &mut self,
         open: &OpenSection,
+        heading: &str,
         length: Length,
         [written_tokens, max_new_tokens]: [usize; 2],
         event: &mut dyn FnMut(WriterEvent),
@@ -125,7 +127,8 @@ impl Writer {
         let mut sampler = revised.unwrap_or_else(|| self.settings.sampler.clone());
         sampler.seed = sampler.seed.wrapping_add(open.passes as u64);
         let mut stop = self.settings.stop.clone();
-        stop.push("\n## ".to_owned());
+        // A text in one piece has headings of its own.
+        stop.extend(heading.starts_with("## ").then(|| "\n## ".to_owned()));
         let settings = GenerationSettings {
             sampler,
             max_new_tokens,
@@ -259,6 +262,18 @@ mod tests {
             loop_guard: false,
             ..WriterSettings::default()
         }
+    }
+
+    #[test]
+    fn a_text_in_one_piece_has_headings_of_its_own() {
+        let text = "One two three.\n\n## Bees\n\nFour five six seven.\n\n";
+        let decoder = ScriptedDecoder::new(move |ids| {
+            let byte = text.as_bytes()[ids.len() % text.len()];
+            token_of(byte)
+        });
+        let written = writer(decoder, greedy()).write_at_once(40, &mut |_| ()).unwrap();
+        assert_eq!(written.reason, FinishReason::WordBudget);
+        assert!(written.text.contains("\n\n## Bees\n\nFour"), "{}", written.text);
     }
 
     fn plan(sections: usize, words: usize) -> Plan {
