@@ -436,7 +436,7 @@ mod tests {
     use super::*;
     use crate::scripted::{ScriptedDecoder, author, processor};
 
-    fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
+    pub(super) fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
         let task = Task {
             instruction: "Write about bees.".to_owned(),
             ..Task::default()
@@ -445,7 +445,7 @@ mod tests {
     }
 
     /// The author repeats itself, and is let.
-    fn greedy() -> WriterSettings {
+    pub(super) fn greedy() -> WriterSettings {
         WriterSettings {
             sampler: SamplerSettings::greedy(),
             loop_guard: false,

@@ -213,9 +213,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{greedy, writer};
     use super::*;
-    use crate::scripted::{END, ScriptedDecoder, author, processor, token_of};
-    use crate::{Plan, PlannedSection, SamplerSettings, Task, WriterSettings};
+    use crate::scripted::{END, ScriptedDecoder, author, token_of};
+    use crate::{Plan, PlannedSection, WriterSettings};
 
     /// What a model might write, by position: sentences of up to 25 words, and after one in so many an end or another
     /// heading.
@@ -245,23 +246,6 @@ mod tests {
             }
             stream[ids.len()]
         })
-    }
-
-    fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
-        let task = Task {
-            instruction: "Write about bees.".to_owned(),
-            ..Task::default()
-        };
-        Writer::with_session(processor(), decoder.session(), task, settings)
-    }
-
-    fn greedy() -> WriterSettings {
-        WriterSettings {
-            sampler: SamplerSettings::greedy(),
-            // The made-up author repeats itself.
-            loop_guard: false,
-            ..WriterSettings::default()
-        }
     }
 
     #[test]
