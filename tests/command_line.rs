@@ -184,6 +184,51 @@ fn what_texts_take_is_told_without_writing() {
     assert!(lines[0].ends_with("tokens/s at most"), "{}", run.stdout);
 }
 
+/// Tokens of a file are read as often as it takes, and a length beyond the context is an error that says so.
+#[test]
+fn speed_is_measured_at_the_lengths_that_were_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = folder.path().join("ids.json");
+    std::fs::write(&ids, "[5, 6, 7]").unwrap();
+    let bundle = bundle(&Case::load("llama").dir, Precision::Fp32);
+    let measure = |lengths: &str| {
+        let mut command = lwv_write();
+        command.arg("bench").arg(&bundle).arg("--prompt-ids").arg(&ids);
+        Run::of(command.args([
+            "--lengths",
+            lengths,
+            "--new-tokens",
+            "4",
+            "--runs",
+            "2",
+            "--threads",
+            "1",
+            "--json",
+        ]))
+    };
+    let run = measure("2,8");
+    run.assert_done();
+    let rows: Vec<serde_json::Value> = run
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.iter().map(|row| &row["tokens"]).collect::<Vec<_>>(), [2, 8]);
+    for row in &rows {
+        assert_eq!((&row["runs"], &row["threads"]), (&2.into(), &1.into()));
+        for figure in [
+            "prefill_tokens_per_second",
+            "decode_tokens_per_second",
+            "time_to_first_token",
+            "decode_bytes_per_second",
+        ] {
+            assert!(row[figure].as_f64().unwrap() > 0.0, "{figure}: {row}");
+        }
+    }
+    let context = Manifest::from_dir(&bundle).unwrap().context_length;
+    measure(&context.to_string()).assert_failed(1, &[&context.to_string(), "--lengths"]);
+}
+
 #[test]
 fn engines_that_are_kept_are_listed() {
     let folder = tempfile::tempdir().unwrap();

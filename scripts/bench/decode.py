@@ -67,6 +67,15 @@ def run_ours(program: Path, bundle: Path, ids: Path) -> tuple[float, float, list
     return result["prefill_tokens_per_second"], result["decode_tokens_per_second"], result["token_ids"]
 
 
+def run_bench(program: Path, bundle: Path, ids: Path, length: int) -> tuple[float, float]:
+    """The same as `lwv-write` measures it, in the second of two texts of a process."""
+    command = [program, "bench", bundle, "--prompt-ids", ids, "--lengths", str(length), "--new-tokens", str(NEW_TOKENS)]
+    command += ["--runs", "1", "--threads", str(os.cpu_count()), "--json"]
+    output = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+    result = json.loads(output.splitlines()[-1])
+    return result["prefill_tokens_per_second"], result["decode_tokens_per_second"]
+
+
 def prompt(model: onnxruntime_genai.Model, length: int) -> list[int]:
     """So many tokens of English."""
     tokens = list(onnxruntime_genai.Tokenizer(model).encode(TEXT))

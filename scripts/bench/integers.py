@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy
 import onnxruntime_genai
 import torch
-from decode import genai, prompt, run_genai, run_ours
+from decode import genai, prompt, run_bench, run_genai
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOKENS = 2048
@@ -139,7 +139,7 @@ def speed(args: argparse.Namespace) -> list[dict]:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(ids, file)
             file.flush()
-            subjects = {name: (lambda name=name: run_ours(args.lwv_write, args.folder / name, Path(file.name))) for name in SPEED}
+            subjects = {name: (lambda name=name: run_bench(args.lwv_write, args.folder / name, Path(file.name), length)) for name in SPEED}
             subjects |= {name: (lambda model=model: run_genai(model, ids)) for name, model in models.items()}
             for model in models.values():
                 run_genai(model, ids)

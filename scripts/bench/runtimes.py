@@ -4,8 +4,9 @@
 
 GGUF is the file that CHECKPOINT was made of (4 bits in blocks of 32 with a minimum each), which llama.cpp reads as it is, with its
 own defaults of attention and cache. FOLDER keeps bundles and genai's model, all rounded to the nearest 4 bits, since methods of
-rounding differ in quality and not in speed; see integers.py for that. A bundle of 8 bits is there to compare. Runs alternate; genai and llama.cpp stay loaded and are asked
-once before, `lwv-write` is a new process every time. Medians are printed.
+rounding differ in quality and not in speed; see integers.py for that. A bundle of 8 bits is there to compare. Runs alternate, and
+each counts the second of two texts: genai and llama.cpp stay loaded and are asked once before, `lwv-write bench` loads its bundle
+every time. Medians are printed.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import xllamacpp
-from decode import NEW_TOKENS, genai, prompt, run_genai, run_ours
+from decode import NEW_TOKENS, genai, prompt, run_bench, run_genai
 
 CONTEXTS = (64, 512, 2048, 4096, 8000)
 BUNDLES = {
@@ -66,7 +67,7 @@ def measure(args: argparse.Namespace, length: int, models: dict, server: xllamac
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(ids, file)
         file.flush()
-        subjects = {name: (lambda name=name: run_ours(args.lwv_write, args.folder / name, Path(file.name))) for name in BUNDLES}
+        subjects = {name: (lambda name=name: run_bench(args.lwv_write, args.folder / name, Path(file.name), length)) for name in BUNDLES}
         subjects |= {name: (lambda model=model: run_genai(model, ids)) for name, model in models.items()}
         subjects["llama.cpp"] = lambda: run_llama_cpp(server, ids)
         for name in subjects.keys() - BUNDLES.keys():

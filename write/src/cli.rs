@@ -7,6 +7,8 @@ use lwv_runtime::{Device, DraftHeader, SamplerSettings};
 use lwv_write::EngineOptions;
 use serde::Serialize;
 
+use crate::bench::{Bench, read_ids};
+
 const EXAMPLES: &str = "\
 Examples:
   Write about two photographs, 800 words, as they come:
@@ -33,6 +35,9 @@ Examples:
   Let editors that speak OpenAI's protocol write with it, on this machine only:
     lwv-write serve bundle
 
+  How fast does it read and write here?
+    lwv-write bench bundle
+
   Twenty tokens, always the same ones, as JSON:
     lwv-write bundle --prompt 'The capital of France is' --raw-prompt --greedy --max-new-tokens 20 --json
 
@@ -45,7 +50,7 @@ Exit status: 0 written, 1 failed, 2 wrong usage, 130 cancelled (the text so far 
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    pub(crate) command: Option<Program>,
+    pub(crate) command: Option<Command>,
 
     /// Folder of the bundle, as lwv-export writes it.
     #[arg(required_unless_present = "list_engines")]
@@ -213,10 +218,12 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Another program that is installed beside this one.
+/// What is done instead of writing a text.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
-pub(crate) enum Program {
+pub(crate) enum Command {
+    /// Measure how fast a bundle reads and writes here; see `lwv-write bench --help`.
+    Bench(Bench),
     /// Answer OpenAI's chat completions on this machine; see `lwv-write serve --help`. A bundle of that name is `./serve`.
     #[command(disable_help_flag = true)]
     Serve {
@@ -366,13 +373,7 @@ impl Arguments {
                 .with_context(|| format!("cannot read the prompt `{}`", path.display()))
         };
         if let Some(path) = &self.prompt_ids {
-            let ids = serde_json::from_str(&read(path)?).with_context(|| {
-                format!(
-                    "`{}` is no JSON list of token ids, such as [1, 2, 3]",
-                    path.display()
-                )
-            })?;
-            return Ok(PromptSource::Ids(ids));
+            return Ok(PromptSource::Ids(read_ids(path)?));
         }
         let text = match (&self.prompt, &self.prompt_file) {
             (None, Some(path)) => read(path)?.trim_end().to_owned(),
@@ -505,7 +506,7 @@ mod tests {
     fn what_follows_serve_is_passed_on() {
         let arguments =
             Arguments::try_parse_from(["lwv-write", "serve", "bundle", "--help", "--prompt", "x"]).unwrap();
-        let Some(Program::Serve { arguments }) = arguments.command else {
+        let Some(Command::Serve { arguments }) = arguments.command else {
             panic!("no `serve`: {arguments:?}");
         };
         assert_eq!(arguments, ["bundle", "--help", "--prompt", "x"]);

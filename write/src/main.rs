@@ -1,6 +1,7 @@
 //! `lwv-write`: writes a text from a bundle. See `lwv-write --help`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod bench;
 mod cli;
 mod long_text;
 mod overview;
@@ -20,7 +21,8 @@ use lwv_runtime::{
 use lwv_write::Progress;
 use serde::Serialize;
 
-use crate::cli::{Arguments, PromptSource, Recipe};
+use crate::bench::Bench;
+use crate::cli::{Arguments, Command, PromptSource, Recipe};
 use crate::settled_output::{SettledOutput, print_text};
 use crate::text_file::{TextFile, beside};
 
@@ -32,8 +34,12 @@ const USUAL_TOKENS: usize = 4096;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(program) = &arguments.command {
-        return program.run().unwrap_or_else(|error| fail(&error));
+    match &arguments.command {
+        Some(Command::Serve { arguments }) => {
+            return program::serve(arguments).unwrap_or_else(|error| fail(&error));
+        }
+        Some(Command::Bench(bench)) => return measure(bench),
+        None => {}
     }
     if arguments.estimate || arguments.list_engines {
         return overview(&arguments);
@@ -47,17 +53,18 @@ fn main() -> ExitCode {
     match outcome {
         Ok(FinishReason::Cancelled) => ExitCode::from(INTERRUPTED),
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            let cancelled = error
-                .downcast_ref::<lwv_runtime::Error>()
-                .map(lwv_runtime::Error::kind);
-            say(&format!("error: {}", with_causes(&error)));
-            ExitCode::from(if cancelled == Some(ErrorKind::Cancelled) {
-                INTERRUPTED
-            } else {
-                1
-            })
-        }
+        Err(error) => fail(&error),
+    }
+}
+
+/// Measures and writes nothing.
+fn measure(bench: &Bench) -> ExitCode {
+    lwv_write::prepare();
+    let cancel = CancelToken::new();
+    match catch_interrupts(&cancel).and_then(|()| bench.run(&cancel)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if cancel.is_cancelled() => ExitCode::from(INTERRUPTED),
+        Err(error) => fail(&error),
     }
 }
 
@@ -73,9 +80,16 @@ fn overview(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// Says what failed, and which exit status that is.
 fn fail(error: &anyhow::Error) -> ExitCode {
     say(&format!("error: {}", with_causes(error)));
-    ExitCode::FAILURE
+    let kind = error
+        .downcast_ref::<lwv_runtime::Error>()
+        .map(lwv_runtime::Error::kind);
+    match kind {
+        Some(ErrorKind::Cancelled) => ExitCode::from(INTERRUPTED),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 /// The message and the causes that it does not tell itself.

@@ -4,18 +4,13 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::Program;
-
-impl Program {
-    /// Becomes the other program, or waits for it where a process cannot become another one.
-    ///
-    /// # Errors
-    /// It is not there, or cannot be started.
-    pub(crate) fn run(&self) -> Result<ExitCode> {
-        let Self::Serve { arguments } = self;
-        let own = std::env::current_exe().context("cannot tell where this program is")?;
-        start(&own, "lwv-serve", arguments)
-    }
+/// Becomes the server, or waits for it where a process cannot become another one.
+///
+/// # Errors
+/// It is not there, or cannot be started.
+pub(crate) fn serve(arguments: &[OsString]) -> Result<ExitCode> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    start(&own, "lwv-serve", arguments)
 }
 
 /// Starts the program `name` that lies beside `own`. No other place is looked at: what opens a port must not come from a folder
