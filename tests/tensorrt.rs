@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use lwv_export::{ActivationRange, Calibration, Quantization, Recipe, Rounding};
 use lwv_model::{Dimension, Manifest, Precision, Target, TensorRtVersion, contract};
-use lwv_runtime::DEFAULT_PREFILL_CHUNK;
+use lwv_runtime::{DEFAULT_PREFILL_CHUNK, Device, Engine};
 use lwv_tests::{
     Case, ExpectedPrompt, OnnxFile, OrtText, bundle, bundle_for, bundle_for_tensorrt, cosine, engine,
-    export_into, least_cosine, lwv_export, random_checkpoint, recipe, scratch,
+    export_into, least_cosine, library, lwv_export, random_checkpoint, recipe, scratch,
 };
 use serde_json::json;
 
@@ -140,32 +140,41 @@ fn every_free_dimension_has_a_profile() {
     assert_eq!(engine.decoder().unwrap().chunk(), longest);
 }
 
-/// Going back and on again gives what a text gives that never went there.
+/// Going back and on again gives what a text gives that never went there, in memory of ours and in memory of the provider's, where
+/// a card has the cache.
 #[test]
 fn a_joined_cache_goes_back() {
     let case = Case::load("qwen2");
-    let engine = engine(
-        &bundle_for(Target::TensorRt, &case.dir, Precision::Fp32),
-        DEFAULT_PREFILL_CHUNK,
-    );
+    for precision in [Precision::Fp32, Precision::Fp16] {
+        let bundle = bundle_for(Target::TensorRt, &case.dir, precision);
+        let ours = Engine::builder(&bundle)
+            .device(Device::Cpu)
+            .threads(1)
+            .library(library());
+        goes_back(&ours.build().unwrap());
+        let theirs = Engine::builder(&bundle)
+            .device(Device::Cpu)
+            .threads(1)
+            .library(library());
+        goes_back(&theirs.provider_memory().build().unwrap());
+    }
+}
+
+fn goes_back(engine: &Engine) {
     let logits = |ids: &[u32], back: Option<(usize, &[u32])>| {
         let mut decoder = engine.decoder().unwrap();
         decoder.reserve(4).unwrap();
-        let mut add = |ids: &[u32]| {
+        let mut add = |ids: &[u32], kept: usize| {
+            decoder.truncate(kept);
             let start = decoder.length();
             decoder.reserve(start + ids.len()).unwrap();
             decoder.embed(ids).unwrap();
             let positions: Vec<i64> = (start..start + ids.len()).map(|at| at as i64).collect();
             decoder.prefill(ids.len(), &positions).unwrap();
         };
-        add(ids);
+        add(ids, 0);
         if let Some((length, more)) = back {
-            decoder.truncate(length);
-            let start = decoder.length();
-            decoder.reserve(start + more.len()).unwrap();
-            decoder.embed(more).unwrap();
-            let positions: Vec<i64> = (start..start + more.len()).map(|at| at as i64).collect();
-            decoder.prefill(more.len(), &positions).unwrap();
+            add(more, length);
         }
         decoder.logits().to_vec()
     };

@@ -2,7 +2,7 @@ use std::ffi::CString;
 use std::ptr::NonNull;
 
 use ort::AsPointer;
-use ort::memory::{Allocator, MemoryInfo};
+use ort::memory::{AllocationDevice, Allocator, MemoryInfo};
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, Shape, TensorElementType};
 
@@ -49,7 +49,8 @@ enum Memory {
     Half(Vec<u16>),
     Byte(Vec<i8>),
     Integer(Vec<i64>),
-    Device(DynTensor),
+    /// Memory that a provider has allocated.
+    Device(DynTensor, Elements),
     Released,
 }
 
@@ -113,7 +114,7 @@ impl Binding {
         shape: &[usize],
     ) -> Result<Slot> {
         let tensor = DynTensor::new(allocator, elements.tensor_type(), Shape::new(dimensions(shape)))?;
-        self.memory.push(Memory::Device(tensor));
+        self.memory.push(Memory::Device(tensor, elements));
         Ok(Slot(self.memory.len() - 1))
     }
 
@@ -160,20 +161,29 @@ impl Binding {
         self.memory[from.0] = source;
     }
 
-    /// Moves ranges of elements of a slot on the host, given as (from, to, length), one after the other.
-    pub(crate) fn move_within(&mut self, slot: Slot, ranges: impl Iterator<Item = (usize, usize, usize)>) {
+    /// Moves ranges of elements of a slot, given as (from, to, length), one after the other. What lies on a device goes through
+    /// the host for it.
+    pub(crate) fn move_within(
+        &mut self,
+        slot: Slot,
+        ranges: impl Iterator<Item = (usize, usize, usize)>,
+    ) -> Result<()> {
+        let memory = &mut self.memory[slot.0];
+        if let Memory::Device(tensor, elements) = memory {
+            return move_through_host(tensor, elements.size(), ranges);
+        }
         for (start, target, length) in ranges {
             let range = start..start + length;
-            match &mut self.memory[slot.0] {
+            match memory {
                 Memory::Float(values) => values.copy_within(range, target),
                 Memory::Half(values) => values.copy_within(range, target),
                 Memory::Byte(values) => values.copy_within(range, target),
                 _ => {}
             }
         }
+        Ok(())
     }
 
-    /// Binds an input to the first elements of `slot`, as many as `shape` has.
     pub(crate) fn bind_input(&mut self, name: &str, slot: Slot, shape: &[usize]) -> Result<Bind> {
         self.bind(name, Direction::Input, slot, shape)
     }
@@ -210,10 +220,7 @@ impl Binding {
             slot,
         } = &self.bound[bind.0];
         let view = self.memory[slot.0].view(shape)?;
-        let value = match &view {
-            View::Host(tensor) => tensor.0.as_ptr().cast_const(),
-            View::Device(value) => value.ptr(),
-        };
+        let value = view.0.as_ptr().cast_const();
         let io = self.io.ptr().cast_mut();
         #[expect(
             unsafe_code,
@@ -242,15 +249,10 @@ impl Binding {
     }
 }
 
-enum View<'a> {
-    Host(HostTensor),
-    Device(&'a DynTensor),
-}
-
 /// A tensor over memory that is not its own. The binding of Rust has none whose type is known only now.
-struct HostTensor(NonNull<ort::sys::OrtValue>);
+struct View(NonNull<ort::sys::OrtValue>);
 
-impl Drop for HostTensor {
+impl Drop for View {
     fn drop(&mut self) {
         #[expect(unsafe_code, reason = "a value of the C interface is freed by pointer")]
         // SAFETY: the tensor was made by `view`, which gave it to this owner alone.
@@ -261,30 +263,34 @@ impl Drop for HostTensor {
 }
 
 impl Memory {
-    fn view(&mut self, shape: &[usize]) -> Result<View<'_>> {
-        let (data, capacity, elements) = match self {
-            Self::Float(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Float),
-            Self::Half(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Half),
-            Self::Byte(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Byte),
-            Self::Integer(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Integer),
-            Self::Device(tensor) => return Ok(View::Device(tensor)),
-            Self::Released => (std::ptr::null_mut(), 0, Elements::Float),
+    fn view(&mut self, shape: &[usize]) -> Result<View> {
+        let host = MemoryInfo::default();
+        let (data, capacity, elements, place) = match self {
+            Self::Float(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Float, &host),
+            Self::Half(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Half, &host),
+            Self::Byte(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Byte, &host),
+            Self::Integer(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Integer, &host),
+            Self::Device(tensor, elements) => {
+                let capacity = tensor.shape().num_elements();
+                (tensor.data_ptr_mut(), capacity, *elements, tensor.memory_info())
+            }
+            Self::Released => (std::ptr::null_mut(), 0, Elements::Float, &host),
         };
         let length: usize = shape.iter().product();
         if length > capacity {
             return Err(Inner::Ort(format!("{length} elements do not fit into {capacity}")).into());
         }
-        let (info, shape) = (MemoryInfo::default(), dimensions(shape));
+        let shape = dimensions(shape);
         let mut tensor = std::ptr::null_mut();
         #[expect(
             unsafe_code,
             reason = "past and present of the cache are one memory, which no reference can say"
         )]
-        // SAFETY: `data` points to `capacity` elements of this type on the host, of which the shape has no more. The
+        // SAFETY: `data` points to `capacity` elements of this type at `place`, of which the shape has no more. The
         // memory belongs to the `Binding`, which frees it only after the tensor is unbound. The status is used once.
         unsafe {
             ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
-                info.ptr(),
+                place.ptr(),
                 data,
                 length * elements.size(),
                 shape.as_ptr(),
@@ -294,8 +300,25 @@ impl Memory {
             ))?;
         }
         let tensor = NonNull::new(tensor).ok_or_else(|| Inner::Ort("a tensor is missing".to_owned()))?;
-        Ok(View::Host(HostTensor(tensor)))
+        Ok(View(tensor))
     }
+}
+
+/// Moves ranges of elements of `size` bytes of a tensor that may lie on a device.
+fn move_through_host(
+    tensor: &mut DynTensor,
+    size: usize,
+    ranges: impl Iterator<Item = (usize, usize, usize)>,
+) -> Result<()> {
+    let mut host = tensor.to(AllocationDevice::CPU, 0)?;
+    let bytes = host.shape().num_elements() * size;
+    #[expect(unsafe_code, reason = "elements are moved whatever their type is")]
+    // SAFETY: the tensor was just copied to the host, where it has so many bytes, and nobody else has it.
+    let values = unsafe { std::slice::from_raw_parts_mut(host.data_ptr_mut().cast::<u8>(), bytes) };
+    for (start, target, length) in ranges {
+        values.copy_within(start * size..(start + length) * size, target * size);
+    }
+    Ok(host.copy_into(tensor)?)
 }
 
 fn dimensions(shape: &[usize]) -> Vec<i64> {

@@ -67,6 +67,7 @@ pub struct EngineBuilder {
     check_hashes: bool,
     dequantize_once: bool,
     library_attention: bool,
+    provider_memory: bool,
     engines: EngineCache,
     ignore_memory: bool,
     cancel: CancelToken,
@@ -126,6 +127,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Lets ONNX Runtime allocate the cache on processors too, as it does on cards: what a card does with it can be tried
+    /// without one.
+    #[doc(hidden)]
+    pub fn provider_memory(mut self) -> Self {
+        self.provider_memory = true;
+        self
+    }
+
     /// Where engines are kept that TensorRT builds; in [`EngineCache::usual_folder`] if not set.
     pub fn engines(mut self, cache: EngineCache) -> Self {
         self.engines = cache;
@@ -181,6 +190,7 @@ impl EngineBuilder {
             kv_budget: self.kv_budget,
             prefill_chunk: self.chunk(&bundle),
             context: bundle.manifest().context_length,
+            provider_memory: self.provider_memory,
         };
         let inner = Arc::new(Loaded {
             bundle,
@@ -318,6 +328,7 @@ impl Engine {
             check_hashes: false,
             dequantize_once: false,
             library_attention: false,
+            provider_memory: false,
             ignore_memory: false,
             engines: EngineCache::new(EngineCache::usual_folder(), DEFAULT_ENGINE_LIMIT),
             cancel: CancelToken::new(),

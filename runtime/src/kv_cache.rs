@@ -197,7 +197,7 @@ impl KvCache {
             if filled < self.dense {
                 let rows =
                     (0..heads).map(|head| (head * self.dense * width, head * filled * width, filled * width));
-                binding.move_within(tensor.slot, rows);
+                binding.move_within(tensor.slot, rows)?;
             }
             binding.move_to(tensor.past, tensor.slot, &self.layout.shape(filled))?;
             binding.move_to(tensor.present, tensor.other, &self.layout.shape(filled + count))?;

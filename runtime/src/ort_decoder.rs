@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use lwv_model::{Target, contract};
+use lwv_model::contract;
 use lwv_processor::Patches;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 
@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) prefill_chunk: usize,
     /// Tokens of context.
     pub(crate) context: usize,
+    /// Whether the cache is in a provider's memory on processors too.
+    pub(crate) provider_memory: bool,
 }
 
 /// The decoder of a bundle, run by ONNX Runtime. All tensors are bound once; from token to token only the mask, which
@@ -74,10 +76,11 @@ impl OrtDecoder {
             chunk: limits.prefill_chunk.clamp(1, limits.context.max(1)),
         };
         let session = graphs.decoder.lock();
-        let on_device = match bundle.manifest().target {
-            // Dense tensors are moved on the host when a text goes back.
-            Target::TensorRt => None,
-            _ => device_allocator(&session, graphs.device)?,
+        let on_device = match graphs.device {
+            Device::Cpu if limits.provider_memory => Some(Allocator::new(&session, MemoryInfo::default())?),
+            // Its plug-in has no copies between devices, which dense tensors need when a text goes back.
+            Device::TensorRtRtx => None,
+            device => device_allocator(&session, device)?,
         };
         let mut binding = Binding::new(graphs.decoder.name(), &session)?;
         drop(session);
