@@ -92,9 +92,9 @@ pub enum WriterEvent {
         words: usize,
     },
     /// Something in the generation of a section; the text of tokens is what stays, unless an [`Event::Rewound`] takes it
-    /// back. Bytes are of the text since the last [`Text`](Self::Text).
+    /// back. Bytes are of the text since the generation began; what a paragraph begins with is told with its first token.
     Generation(Event),
-    /// Text that is not generated now: headings, empty lines, and what a draft holds.
+    /// Text that is not generated now: headings, and what a draft holds.
     Text(String),
     /// A section stays short, however often it was written on.
     Shortfall {
@@ -325,8 +325,8 @@ impl Writer {
 
     /// Writes the next section of a manuscript. A cancelled one is returned as far as it came.
     ///
-    /// A section that ends with less than 85 % of its words is written on, five times at most; if it is short even then,
-    /// [`WriterEvent::Shortfall`] says so. It ends with a sentence between 85 % and 115 % where there is one, and in any case
+    /// A section that ends with less than 85 % of its words, or runs into a loop before, is written on in a new paragraph, until
+    /// that does not bring it on six times in a row; if it is short even then, [`WriterEvent::Shortfall`] says so. It ends with a sentence between 85 % and 115 % where there is one, and in any case
     /// at 135 %.
     ///
     /// # Errors

@@ -8,6 +8,9 @@ use crate::sampler::{SamplerSettings, SamplerState};
 use crate::section::WrittenSection;
 use crate::words::count_words;
 
+/// Words of a pass that brought a section on.
+const FRUITFUL_WORDS: usize = 50;
+
 /// What a draft holds: the text, sections that were replaced, and the one that is being written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DraftState {
@@ -41,6 +44,9 @@ pub struct OpenSection {
     pub token_ids: Vec<u32>,
     /// Passes that ended, as a section that turned out short is written on in another.
     pub passes: usize,
+    /// Of these, the last ones that brought next to nothing.
+    #[serde(default)]
+    pub fruitless: usize,
     /// How far the pass came that has not ended.
     pub pass: Option<OpenPass>,
 }
@@ -120,11 +126,7 @@ impl DraftState {
                 pass.text.truncate(kept_bytes);
                 pass.text.push_str(&text);
             }
-            Record::PassEnded { text, token_ids } => {
-                let open = self.open.as_mut()?;
-                (open.text, open.token_ids, open.pass) = (text, token_ids, None);
-                open.passes += 1;
-            }
+            Record::PassEnded { text, token_ids } => self.open.as_mut()?.pass_ended(text, token_ids),
             Record::Finished(section) => self.finish(section)?,
         }
         Some(())
@@ -200,8 +202,21 @@ impl OpenSection {
             text: begins_with.map_or(String::new(), |section| section.text.clone()),
             token_ids: begins_with.map_or(Vec::new(), |section| section.token_ids.clone()),
             passes: 0,
+            fruitless: 0,
             pass: None,
         }
+    }
+
+    /// Takes over what the section is after a pass.
+    pub(crate) fn pass_ended(&mut self, text: String, token_ids: Vec<u32>) {
+        let gained = count_words(&text).saturating_sub(count_words(&self.text));
+        self.fruitless = if gained < FRUITFUL_WORDS {
+            self.fruitless + 1
+        } else {
+            0
+        };
+        self.passes += 1;
+        (self.text, self.token_ids, self.pass) = (text, token_ids, None);
     }
 
     fn token_ids(&self) -> impl Iterator<Item = u32> {

@@ -9,8 +9,8 @@ use crate::section::{Length, WrittenSection, write_to_length};
 use crate::shown_text::shown_text;
 use crate::words::count_words;
 
-/// Times that a section which turned out short is written on.
-const CONTINUATIONS: usize = 5;
+/// Passes in a row by which a section that turned out short does not come on, until it is left as it is.
+const FRUITLESS: usize = 6;
 
 /// How a section is written: in one pass, or in more where it turns out short.
 impl Writer {
@@ -47,16 +47,20 @@ impl Writer {
                 [written_tokens, length.max_tokens().min(most)],
                 event,
             )?;
-            open.text = join(&open.text, &pass.text);
-            open.token_ids.extend(pass.token_ids);
-            open.pass = None;
+            let token_ids = [&open.token_ids[..], &pass.token_ids].concat();
+            open.pass_ended(join(&open.text, &pass.text), token_ids);
+            let is_missed = goal.is_missed(&open);
             let tokens_left = goal.tokens(&open) < self.settings.max_section_tokens;
-            let may_go_on = !matches!(pass.reason, FinishReason::Cancelled | FinishReason::LoopDetected);
-            let again = open.passes < CONTINUATIONS && tokens_left && may_go_on;
-            if !goal.is_missed(&open) || !again {
-                return self.finish(open, goal, pass.reason, event);
+            let may_go_on =
+                tokens_left && open.fruitless < FRUITLESS && pass.reason != FinishReason::Cancelled;
+            if !(is_missed && may_go_on) {
+                let reason = match pass.reason {
+                    // It was left, and the section has its words.
+                    FinishReason::LoopDetected if !is_missed => FinishReason::WordBudget,
+                    reason => reason,
+                };
+                return self.finish(open, goal, reason, event);
             }
-            open.passes += 1;
             if let Some(draft) = &mut self.draft {
                 draft.pass_ended(&open.text, &open.token_ids)?;
             }
@@ -141,17 +145,8 @@ impl Writer {
             ..GenerationSettings::default()
         };
         let generation = self.session.generate(settings)?;
-        // A new paragraph, if there is any text for it.
-        let mut between = Some("\n\n").filter(|_| !open.text.is_empty());
-        let on_event = |generated: Event| {
-            if let Event::Token { text, .. } | Event::Finished { text, .. } = &generated
-                && !text.is_empty()
-                && let Some(between) = between.take()
-            {
-                event(WriterEvent::Text(between.to_owned()));
-            }
-            event(WriterEvent::Generation(generated));
-        };
+        let mut paragraph = Paragraph::after(&open.text);
+        let on_event = |generated: Event| event(WriterEvent::Generation(paragraph.event(generated)));
         let (draft, cancel) = (&mut self.draft, &self.settings.cancel);
         write_to_length(generation, length, on_event, |standing| match draft {
             Some(draft) => draft.written(standing, cancel.is_cancelled()),
@@ -208,6 +203,44 @@ impl Writer {
         prompt.input_ids.extend(&begun);
         self.session.replace(prompt)?;
         Ok(begun.len())
+    }
+}
+
+/// The text of a pass as it is told: a paragraph of its own, whose beginning comes with the first of its text and goes with the
+/// last of it.
+struct Paragraph {
+    /// What stands before it.
+    between: &'static str,
+    /// Bytes that were told.
+    told: usize,
+}
+
+impl Paragraph {
+    fn after(text: &str) -> Self {
+        Self {
+            between: if text.is_empty() { "" } else { "\n\n" },
+            told: 0,
+        }
+    }
+
+    fn event(&mut self, mut event: Event) -> Event {
+        match &mut event {
+            Event::Token { text, .. } | Event::Finished { text, .. } if !text.is_empty() => {
+                if self.told == 0 {
+                    text.insert_str(0, self.between);
+                }
+                self.told += text.len();
+            }
+            Event::Rewound { bytes, .. } => {
+                if *bytes > 0 && *bytes + self.between.len() == self.told {
+                    *bytes = self.told;
+                }
+                self.told -= *bytes;
+            }
+            Event::Settled { bytes } => *bytes += self.between.len(),
+            _ => {}
+        }
+        event
     }
 }
 
@@ -331,13 +364,68 @@ mod tests {
                 _ => {}
             })
             .unwrap();
-        assert_eq!(passes, 1 + CONTINUATIONS);
+        assert_eq!(passes, FRUITLESS);
         let section = &manuscript.sections[0];
         assert_eq!(short, Some((section.words, 60)));
         assert!(section.words >= 9 && section.text.contains("\n\n"), "{section:?}");
         assert!(
             !section.text.contains("More"),
             "headings are the writer's: {section:?}"
+        );
+    }
+
+    /// A model that begins to turn in circles after some sentences, and gets out where a paragraph begins.
+    #[test]
+    fn a_text_that_ran_into_a_loop_goes_on_in_a_new_paragraph() {
+        let line_ends = [token_of(b'\n'); 2];
+        let decoder = ScriptedDecoder::new(move |ids| {
+            let begin = ids
+                .windows(2)
+                .rposition(|pair| pair == line_ends)
+                .map_or(2, |at| at + 2);
+            // Twelve sentences of six words that no other paragraph has.
+            let mut state = begin as u64 | 1;
+            let mut letter = |_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                char::from(b'a' + (state >> 33) as u8 % 26)
+            };
+            let mut word = || (0..5).map(&mut letter).collect::<String>();
+            let sentences: String = (0..12)
+                .map(|_| (0..6).map(|_| word()).collect::<Vec<_>>().join(" ") + ". ")
+                .collect();
+            let text = sentences.bytes().chain("so it is, ".bytes().cycle());
+            token_of(text.clone().nth(ids.len() - begin).unwrap())
+        });
+        let mut shown = String::new();
+        let mut taken_back = 0;
+        let settings = WriterSettings {
+            loop_guard: true,
+            ..greedy()
+        };
+        let written = writer(decoder.with_context(1 << 16), settings)
+            .write_at_once(600, &mut |event| match event {
+                WriterEvent::Text(text) => shown.push_str(&text),
+                WriterEvent::Generation(Event::Token { text, .. } | Event::Finished { text, .. }) => {
+                    shown.push_str(&text)
+                }
+                WriterEvent::Generation(Event::Rewound { bytes, .. }) => {
+                    shown.truncate(shown.len() - bytes);
+                    taken_back += 1;
+                }
+                _ => {}
+            })
+            .unwrap();
+        assert_eq!(
+            (written.reason, &shown),
+            (FinishReason::WordBudget, &written.text)
+        );
+        assert!((540..=660).contains(&written.words), "{} words", written.words);
+        assert!(
+            taken_back > 20 && !written.text.contains("so it is, so"),
+            "{taken_back}: {}",
+            written.text
         );
     }
 
