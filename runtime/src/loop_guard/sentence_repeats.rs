@@ -10,8 +10,11 @@ const LEAST_WORDS: usize = 4;
 /// The time at which a sentence is a loop.
 const TIMES: usize = 3;
 
-/// Finds a sentence that comes for the third time in a text. Case and punctuation make no difference; sentences in code
-/// blocks and tables do not count.
+/// Marks after which a sentence may be over. Whether it is shows only when something follows, and a text may end here.
+const TERMINATORS: [char; 6] = ['.', '!', '?', '。', '！', '？'];
+
+/// Finds a sentence that comes for the third time in a text. Case, punctuation and the number of a list's item make no difference;
+/// sentences in code blocks and tables do not count.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SentenceRepeats {
     /// Sentences that were looked at.
@@ -27,10 +30,7 @@ impl SentenceRepeats {
     pub(super) fn look(&mut self, written: &WrittenText) -> Option<usize> {
         let mut looped = None;
         while let Some(end) = written.sentence_ends().get(self.seen) {
-            let start = match self.seen.checked_sub(1) {
-                Some(last) => written.sentence_ends()[last],
-                None => SentenceEnd { tokens: 0, bytes: 0 },
-            };
+            let start = self.start(written);
             self.seen += 1;
             if written.in_code_or_table(end.tokens - 1) {
                 continue;
@@ -39,7 +39,27 @@ impl SentenceRepeats {
                 looped = self.repeated_since;
             }
         }
-        looped
+        looped.or_else(|| self.look_at_end(written))
+    }
+
+    /// Whether the text ends with what would be the third time.
+    fn look_at_end(&self, written: &WrittenText) -> Option<usize> {
+        let tokens = written.tokens();
+        if !written.text().ends_with(TERMINATORS) || tokens == 0 || written.in_code_or_table(tokens - 1) {
+            return None;
+        }
+        let start = self.start(written);
+        let hash = hash_of(&written.text()[start.bytes..])?;
+        let times = self.counts.get(&hash).map_or(0, |count| count + 1);
+        (times >= TIMES).then(|| self.repeated_since.unwrap_or(start.tokens))
+    }
+
+    /// Where the sentence begins that was not looked at yet.
+    fn start(&self, written: &WrittenText) -> SentenceEnd {
+        match self.seen.checked_sub(1) {
+            Some(last) => written.sentence_ends()[last],
+            None => SentenceEnd { tokens: 0, bytes: 0 },
+        }
     }
 
     /// Since when sentences are repeated, or may turn out to be.
@@ -50,18 +70,10 @@ impl SentenceRepeats {
 
     /// How often a sentence came, this time included; 0 for one that is too short.
     fn count(&mut self, sentence: &str, start: usize) -> usize {
-        let normalized = normalized(sentence);
-        let least = if normalized.contains(' ') {
-            LEAST_WORDS
-        } else {
-            2 * LEAST_WORDS
-        };
-        if count_words(&normalized) < least {
+        let Some(hash) = hash_of(sentence) else {
             return 0;
-        }
-        let mut hasher = DefaultHasher::new();
-        normalized.hash(&mut hasher);
-        let count = self.counts.entry(hasher.finish()).or_default();
+        };
+        let count = self.counts.entry(hash).or_default();
         *count += 1;
         if *count == 1 {
             self.repeated_since = None;
@@ -72,9 +84,28 @@ impl SentenceRepeats {
     }
 }
 
-/// Letters and digits in lower case, with one blank between words.
+/// What tells sentences apart; nothing for one that is too short.
+fn hash_of(sentence: &str) -> Option<u64> {
+    let normalized = normalized(sentence);
+    let least = if normalized.contains(' ') {
+        LEAST_WORDS
+    } else {
+        2 * LEAST_WORDS
+    };
+    if count_words(&normalized) < least {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    normalized.hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// Letters and digits in lower case, with one blank between words, without the number that a list's item begins with.
 fn normalized(sentence: &str) -> String {
-    let words = sentence
+    let sentence = sentence.trim_start();
+    let after_number = sentence.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_numbered = after_number.len() < sentence.len() && after_number.starts_with(['.', ')']);
+    let words = if is_numbered { after_number } else { sentence }
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").to_lowercase()
@@ -107,6 +138,13 @@ mod tests {
             before_loop("A start. Bees fly far away. Bees fly far away. Bees fly far away. "),
             Some("A start. Bees fly far away."),
             "the first of them stays"
+        );
+        assert_eq!(
+            before_loop(
+                "Bees fly far away.\n\n1. Bees fly far away.\n2. Wasps do not, so far.\n\nBees fly far away."
+            ),
+            Some("Bees fly far away.\n\n1. Bees fly far away.\n2. Wasps do not, so far."),
+            "the text may end after it"
         );
         assert_eq!(
             before_loop("They fly far. They fly far. They fly far. They fly far. "),
