@@ -106,7 +106,7 @@ fn borders_of_the_embeddings() {
 }
 
 /// `batch_size` is the name that transformers.js sizes the empty cache by, and an input beyond these is one that either
-/// client does not feed.
+/// client does not feed: it must have a value in the graph. What both read is one position's logits.
 #[test]
 fn borders_of_the_decoder() {
     on_bundles(Case::all(), |bundle, config, element| {
@@ -140,7 +140,16 @@ fn borders_of_the_decoder() {
             }
         }
         let graph = OnnxFile::read(bundle, "decoder_model_merged");
+        let fed: Vec<Border> = graph
+            .inputs()
+            .into_iter()
+            .filter(|input| !graph.has_value(&input.name))
+            .collect();
+        assert_eq!(fed, inputs);
+        inputs.push(border("scored_positions", I64, &["1"]));
         assert_eq!(graph.inputs(), inputs);
+        let scored = ["batch_size", "scored_positions", &vocabulary];
+        outputs.push(border("last_logits", F32, &scored));
         assert_eq!(graph.outputs(), outputs);
     });
 }

@@ -94,6 +94,13 @@ impl<'a, 'w> Emitter<'a, 'w> {
         self.keep(result);
     }
 
+    /// Declares an input of i64 `[1]` that is `value` where a run does not give it.
+    pub(crate) fn input_with_default(&mut self, name: &str, value: i64) {
+        let tensor = Tensor::i64(&[value], &[1]);
+        let result = tensor.and_then(|tensor| self.builder.input_with_default(name, tensor));
+        self.keep(result);
+    }
+
     /// Declares an output.
     pub(crate) fn output(&mut self, name: &str, value: &str, dtype: DataType, dims: &[Dimension]) {
         let result = self.builder.output(name, value, dtype, dims);

@@ -5,13 +5,13 @@ use lwv_model::{
     TensorContract, TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings,
     vision_tower,
 };
-use lwv_onnx::{Attribute, DataType, GraphBuilder, Model};
+use lwv_onnx::{Attribute, DataType, GraphBuilder, Model, Node, Output};
 
 use crate::Error;
 use crate::emitter::Emitter;
 use crate::lower::{Lowering, OrtLowering, TensorRtLowering, VisionGeometry};
 use crate::ops::OnnxOps;
-use crate::value::Value;
+use crate::value::{Activation, Layout, Value};
 use crate::weights::WeightStore;
 
 /// A graph and what its borders promise.
@@ -115,7 +115,11 @@ pub(crate) fn decoder_model(
     weights: &mut WeightStore<'_>,
 ) -> Result<Graph, Error> {
     let (target, version) = (weights.formats().target(), weights.formats().tensorrt_version());
-    let contract = contract::decoder(config, weights.formats().cache_type());
+    let cache = weights.formats().cache_type();
+    let contract = match target {
+        Target::TensorRt => contract::decoder(config, cache),
+        _ => contract::scoring_decoder(config, cache),
+    };
     let mut graph = start(contract::DECODER, &contract, weights);
     let (positions, lowering): (_, Box<dyn Lowering>) = match target {
         Target::TensorRt => (
@@ -142,9 +146,32 @@ pub(crate) fn decoder_model(
     let logits = ops
         .graph
         .as_type(logits.activation("output")?, ElementType::Float32);
-    let axis = ops.graph.vector(&[1]);
-    let logits = ops.graph.op("Unsqueeze", &[&logits.name, &axis], []);
+    let logits = match target {
+        Target::TensorRt => {
+            let axis = ops.graph.vector(&[1]);
+            ops.graph.op("Unsqueeze", &[&logits.name, &axis], [])
+        }
+        _ => last_of(&mut ops.graph, &logits),
+    };
     finish(ops.graph, contract, &logits)
+}
+
+/// Names the scored positions' logits and returns those of the last of them, `[batch, 1, vocabulary]`.
+fn last_of(graph: &mut Emitter<'_, '_>, logits: &Activation) -> String {
+    graph.enter("scored_positions");
+    let named = [Output::Named(contract::LAST_LOGITS.to_owned())];
+    let node = match logits.layout {
+        Layout::Batched => Node::new("Identity", &[&logits.name]),
+        Layout::Flat => {
+            let batch = graph.dimension(contract::INPUTS_EMBEDS, 0);
+            let rest = graph.vector(&[-1, logits.width as i64]);
+            let shape = graph.op("Concat", &[&batch, &rest], [Attribute::int("axis", 0)]);
+            Node::new("Reshape", &[&logits.name, &shape])
+        }
+    };
+    let rows = graph.node(node, &named).concat();
+    let [start, end, axes] = [-1, i64::MAX, 1].map(|bound| graph.vector(&[bound]));
+    graph.op("Slice", &[&rows, &start, &end, &axes], [])
 }
 
 /// For every token its row in features followed by embeddings.
@@ -181,6 +208,9 @@ fn start<'a, 'w>(name: &str, contract: &GraphContract, weights: &'a mut WeightSt
     let mut graph = Emitter::new(builder, weights);
     for input in &contract.inputs {
         graph.input(&input.name, data_type(input.element_type), &dimensions(input));
+    }
+    for input in &contract.optional_inputs {
+        graph.input_with_default(&input.name, 1);
     }
     graph
 }

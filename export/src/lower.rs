@@ -18,7 +18,7 @@ pub(crate) use tensorrt_check::check as check_for_tensorrt;
 pub(crate) use tensorrt_newer::has as tensorrt_has;
 
 use crate::emitter::Emitter;
-use crate::value::Activation;
+use crate::value::{Activation, Layout};
 
 /// One target's way of writing the operations that are not the same everywhere. Types and layouts of inputs are those
 /// of [`lwv_model::Ops`]; names are those of values in the graph.
@@ -27,6 +27,15 @@ pub(crate) trait Lowering {
     fn as_batched(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn rms_norm(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation, weight: &str, eps: f32)
     -> Activation;
+    /// Of every sequence the positions that are scored: the last one, as rows.
+    fn scored_positions(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        let x = self.as_batched(graph, x);
+        let last = graph.scalar(-1);
+        Activation {
+            layout: Layout::Flat,
+            ..x.renamed(graph.op("Gather", &[&x.name, &last], [Attribute::int("axis", 1)]))
+        }
+    }
     /// Rows of the tables of cosines and sines, one a position, where tables are part of the graph.
     fn rotary_table_rows(&self) -> Option<usize> {
         None

@@ -183,14 +183,10 @@ impl Ops for OnnxOps<'_, '_> {
     }
 
     fn last_position(&mut self, x: &Value) -> Result<Value, Error> {
-        let x = self
-            .lowering
-            .as_batched(&mut self.graph, x.activation("last_position")?);
-        let last = self.graph.scalar(-1);
-        let rows = self
-            .graph
-            .op("Gather", &[&x.name, &last], [Attribute::int("axis", 1)]);
-        Ok(Value::flat(rows, x.element, x.width))
+        Ok(Value::Activation(self.lowering.scored_positions(
+            &mut self.graph,
+            x.activation("last_position")?,
+        )))
     }
 
     fn rotary(&mut self, positions: &Value, axes: &[usize], inverse: &[f32]) -> Result<Rotary<Value>, Error> {

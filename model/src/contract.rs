@@ -45,6 +45,11 @@ pub const ATTENTION_MASK: &str = "attention_mask";
 pub const POSITION_IDS: &str = "position_ids";
 /// Scores of the next token.
 pub const LOGITS: &str = "logits";
+/// After how many of the new tokens, from the last back, scores are wanted; 1 where a run does not say.
+pub const SCORED_POSITIONS: &str = "scored_positions";
+/// Scores after each of these, where the decoder has them. A name of their own, since onnxruntime-genai takes [`LOGITS`] for
+/// those of all positions unless their number is fixed to 1.
+pub const LAST_LOGITS: &str = "last_logits";
 
 /// Symbol of the batch dimension.
 pub const BATCH_SIZE: &str = "batch_size";
@@ -118,22 +123,17 @@ pub fn vision_encoder(vision: &VisionConfig, target: Target) -> GraphContract {
             integers(FRAME_PLACES, vec![patches()]),
         ],
     });
-    GraphContract {
-        inputs,
-        outputs: vec![tensor(
-            IMAGE_FEATURES,
-            ElementType::Float32,
-            vec![symbol(NUM_IMAGE_TOKENS), size(vision.out_hidden_size)],
-        )],
-    }
+    let features = tensor(
+        IMAGE_FEATURES,
+        ElementType::Float32,
+        vec![symbol(NUM_IMAGE_TOKENS), size(vision.out_hidden_size)],
+    );
+    contract(inputs, vec![features])
 }
 
 /// Borders of [`EMBED_TOKENS`].
 pub fn embed_tokens(text: &TextConfig) -> GraphContract {
-    GraphContract {
-        inputs: vec![input_ids()],
-        outputs: vec![inputs_embeds(text)],
-    }
+    contract(vec![input_ids()], vec![inputs_embeds(text)])
 }
 
 /// Borders of [`EMBEDDING`].
@@ -143,10 +143,7 @@ pub fn embedding(text: &TextConfig) -> GraphContract {
         ElementType::Float32,
         vec![symbol(NUM_IMAGE_TOKENS), size(text.hidden_size)],
     );
-    GraphContract {
-        inputs: vec![input_ids(), features],
-        outputs: vec![inputs_embeds(text)],
-    }
+    contract(vec![input_ids(), features], vec![inputs_embeds(text)])
 }
 
 /// Borders of [`DECODER`], whose cache has elements of type `cache`.
@@ -182,7 +179,31 @@ pub fn decoder(config: &ModelConfig, cache: ElementType) -> GraphContract {
         outputs.push(cached(present_key(layer), TOTAL_SEQUENCE_LENGTH));
         outputs.push(cached(present_value(layer), TOTAL_SEQUENCE_LENGTH));
     }
-    GraphContract { inputs, outputs }
+    contract(inputs, outputs)
+}
+
+/// Borders of a [`DECODER`] that scores more than the last position when a run asks for it.
+pub fn scoring_decoder(config: &ModelConfig, cache: ElementType) -> GraphContract {
+    let mut contract = decoder(config, cache);
+    let scored = tensor(SCORED_POSITIONS, ElementType::Int64, vec![size(1)]);
+    contract.optional_inputs.push(scored);
+    let logits = vec![
+        symbol(BATCH_SIZE),
+        symbol(SCORED_POSITIONS),
+        size(config.text.vocab_size),
+    ];
+    contract
+        .outputs
+        .push(tensor(LAST_LOGITS, ElementType::Float32, logits));
+    contract
+}
+
+fn contract(inputs: Vec<TensorContract>, outputs: Vec<TensorContract>) -> GraphContract {
+    GraphContract {
+        inputs,
+        optional_inputs: Vec::new(),
+        outputs,
+    }
 }
 
 fn input_ids() -> TensorContract {

@@ -134,6 +134,9 @@ pub struct GraphEntry {
 pub struct GraphContract {
     /// Inputs, in order.
     pub inputs: Vec<TensorContract>,
+    /// Inputs that have a value in the graph already; a run may give them another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional_inputs: Vec<TensorContract>,
     /// Outputs, in order.
     pub outputs: Vec<TensorContract>,
 }

@@ -162,8 +162,18 @@ impl Bundle {
                 contract::vision_encoder(vision, self.manifest.target)
             }
             (contract::EMBED_TOKENS, _) => contract::embed_tokens(&self.config.text),
+            _ if self.scores_several() => contract::scoring_decoder(&self.config, self.cache_type()),
             _ => contract::decoder(&self.config, self.cache_type()),
         }
+    }
+
+    /// Whether the decoder scores more than the last position when it is asked to, as the manifest says.
+    pub(crate) fn scores_several(&self) -> bool {
+        let decoder = self.manifest.graphs.get(contract::DECODER);
+        let mut optional = decoder
+            .into_iter()
+            .flat_map(|entry| &entry.contract.optional_inputs);
+        optional.any(|input| input.name == contract::SCORED_POSITIONS)
     }
 
     /// Type of the cache's elements, as the manifest says.
@@ -202,6 +212,8 @@ fn check_files(dir: &Path, manifest: &Manifest) -> Result<()> {
 /// dimensions that are fixed in both are equal.
 pub(crate) fn compare_contracts(graph: &str, expected: &GraphContract, found: &GraphContract) -> Result<()> {
     compare_tensors(graph, "input", &expected.inputs, &found.inputs)?;
+    let optional = [&expected.optional_inputs, &found.optional_inputs];
+    compare_tensors(graph, "optional input", optional[0], optional[1])?;
     compare_tensors(graph, "output", &expected.outputs, &found.outputs)
 }
 

@@ -56,6 +56,26 @@ pub trait Decoder: Send {
         self.prefill(1, positions)
     }
 
+    /// Most tokens in one call of [`steps`](Self::steps): 1 where scores come for the last token only.
+    fn longest_step(&self) -> usize {
+        1
+    }
+
+    /// Appends `ids`, one or more and no more than [`longest_step`](Self::longest_step), at `positions`,
+    /// `[axes, ids.len()]`, row-major, and keeps the scores after each of them.
+    ///
+    /// # Errors
+    /// The computation failed or was interrupted.
+    fn steps(&mut self, ids: &[u32], positions: &[i64]) -> Result<()> {
+        self.embed(ids)?;
+        self.prefill(ids.len(), positions)
+    }
+
+    /// Scores, `[vocabulary]`, after the token `index` of the last [`steps`](Self::steps), which may be overwritten.
+    fn logits_after(&mut self, _index: usize) -> &mut [f32] {
+        self.logits()
+    }
+
     /// Scores, `[vocabulary]`, of the token after the last that was appended. They stand where the graph wrote them and
     /// may be overwritten.
     fn logits(&mut self) -> &mut [f32];

@@ -127,15 +127,21 @@ fn named(name: &str, error: &Error) -> Error {
 /// The inputs and outputs that a loaded graph has. Tensors of types that no contract knows are left out, so that they
 /// count as missing.
 fn borders(session: &Session) -> GraphContract {
-    let tensors = |outlets: &[Outlet]| outlets.iter().filter_map(tensor).collect();
+    let of_outlet = |outlet: &Outlet| tensor(outlet.name(), outlet.dtype());
+    let tensors = |outlets: &[Outlet]| outlets.iter().filter_map(of_outlet).collect();
+    let optional = session.overridable_initializers();
     GraphContract {
         inputs: tensors(session.inputs()),
+        optional_inputs: optional
+            .iter()
+            .filter_map(|input| tensor(input.name(), input.dtype()))
+            .collect(),
         outputs: tensors(session.outputs()),
     }
 }
 
-fn tensor(outlet: &Outlet) -> Option<TensorContract> {
-    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+fn tensor(name: &str, of_type: &ValueType) -> Option<TensorContract> {
+    let ValueType::Tensor { ty, shape, .. } = of_type else {
         return None;
     };
     let element_type = match ty {
@@ -148,7 +154,7 @@ fn tensor(outlet: &Outlet) -> Option<TensorContract> {
     };
     let dim = |size: &i64| usize::try_from(*size).map_or(Dimension::Symbol("?".to_owned()), Dimension::Size);
     Some(TensorContract {
-        name: outlet.name().to_owned(),
+        name: name.to_owned(),
         element_type,
         dims: shape.iter().map(dim).collect(),
     })

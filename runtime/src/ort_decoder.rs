@@ -49,12 +49,25 @@ pub(crate) struct OrtDecoder {
     embeds: (Slot, Bind),
     mask: (Slot, Bind),
     positions: (Slot, Bind),
-    logits: Slot,
+    logits: Logits,
     vision: VisionInputs,
     /// Tokens that the inputs are shaped for.
     shaped: usize,
     on_host: bool,
 }
+
+/// Scores that a run leaves.
+struct Logits {
+    /// `[rows, vocabulary]`.
+    slot: Slot,
+    /// Rows of the last run.
+    rows: usize,
+    /// Where the graph is told how many rows to make, and where it writes them; `None` where it always makes one.
+    scored: Option<(Slot, Bind, Bind)>,
+}
+
+/// Most tokens whose scores one run gives. More than so many right guesses in a row are rare, and memory is set aside for them.
+const LONGEST_STEP: usize = 17;
 
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -103,8 +116,7 @@ impl OrtDecoder {
             Elements::Integer,
             &sizes.positions(sizes.chunk),
         )?;
-        let logits = binding.allocate(Elements::Float, sizes.vocabulary)?;
-        binding.bind_output(contract::LOGITS, logits, &[1, 1, sizes.vocabulary])?;
+        let logits = Logits::new(&mut binding, sizes, bundle.scores_several())?;
         Ok(Self {
             control: RunControl::new()?,
             embedder: Embedder::new(&graphs.embed_tokens, sizes)?,
@@ -123,6 +135,28 @@ impl OrtDecoder {
         })
     }
 
+    /// Appends the tokens that were just embedded, and keeps the scores after the last `scored` of them.
+    fn run(&mut self, count: usize, positions: &[i64], scored: usize) -> Result<()> {
+        let total = self.length + count;
+        if total > self.cache.capacity() {
+            return Err(Inner::PromptTooLong {
+                tokens: total,
+                context: self.cache.capacity(),
+            }
+            .into());
+        }
+        self.binding.integers(self.positions.0)[..positions.len()].copy_from_slice(positions);
+        self.shape_inputs(count)?;
+        self.logits
+            .expect(&mut self.binding, scored, self.sizes.vocabulary)?;
+        self.cache.before_run(&mut self.binding, self.length, count)?;
+        let mut session = self.graphs.decoder.lock();
+        self.binding.run(&mut session, &self.control.options)?;
+        self.cache.after_run(total);
+        self.length = total;
+        Ok(())
+    }
+
     /// Shapes the inputs for `count` tokens after those in the cache. On a device, binding is also what copies there.
     fn shape_inputs(&mut self, count: usize) -> Result<()> {
         if self.shaped != count || !self.on_host {
@@ -132,6 +166,39 @@ impl OrtDecoder {
             self.shaped = count;
         }
         self.binding.reshape(self.mask.1, &[1, self.length + count])
+    }
+}
+
+impl Logits {
+    fn new(binding: &mut Binding, sizes: Sizes, several: bool) -> Result<Self> {
+        let (longest, name) = match several {
+            true => (LONGEST_STEP.min(sizes.chunk), contract::LAST_LOGITS),
+            false => (1, contract::LOGITS),
+        };
+        // Pages of rows that nobody asks for are never touched.
+        let slot = binding.allocate(Elements::Float, longest * sizes.vocabulary)?;
+        let output = binding.bind_output(name, slot, &[1, 1, sizes.vocabulary])?;
+        let scored = match several {
+            true => {
+                let count = binding.allocate(Elements::Integer, 1)?;
+                binding.integers(count)[0] = 1;
+                let input = binding.bind_input(contract::SCORED_POSITIONS, count, &[1])?;
+                Some((count, input, output))
+            }
+            false => None,
+        };
+        Ok(Self { slot, rows: 1, scored })
+    }
+
+    /// Readies the next run to make `rows` rows.
+    fn expect(&mut self, binding: &mut Binding, rows: usize, vocabulary: usize) -> Result<()> {
+        if let Some((count, input, output)) = self.scored.filter(|_| self.rows != rows) {
+            binding.integers(count)[0] = rows as i64;
+            binding.reshape(input, &[1])?;
+            binding.reshape(output, &[1, rows, vocabulary])?;
+            self.rows = rows;
+        }
+        Ok(())
     }
 }
 
@@ -208,26 +275,28 @@ impl Decoder for OrtDecoder {
     }
 
     fn prefill(&mut self, count: usize, positions: &[i64]) -> Result<()> {
-        let total = self.length + count;
-        if total > self.cache.capacity() {
-            return Err(Inner::PromptTooLong {
-                tokens: total,
-                context: self.cache.capacity(),
-            }
-            .into());
+        self.run(count, positions, 1)
+    }
+
+    fn longest_step(&self) -> usize {
+        match self.logits.scored {
+            Some(_) => LONGEST_STEP.min(self.sizes.chunk),
+            None => 1,
         }
-        self.binding.integers(self.positions.0)[..positions.len()].copy_from_slice(positions);
-        self.shape_inputs(count)?;
-        self.cache.before_run(&mut self.binding, self.length, count)?;
-        let mut session = self.graphs.decoder.lock();
-        self.binding.run(&mut session, &self.control.options)?;
-        self.cache.after_run(total);
-        self.length = total;
-        Ok(())
+    }
+
+    fn steps(&mut self, ids: &[u32], positions: &[i64]) -> Result<()> {
+        self.embed(ids)?;
+        self.run(ids.len(), positions, ids.len())
+    }
+
+    fn logits_after(&mut self, index: usize) -> &mut [f32] {
+        let start = index * self.sizes.vocabulary;
+        &mut self.binding.floats(self.logits.slot)[start..start + self.sizes.vocabulary]
     }
 
     fn logits(&mut self) -> &mut [f32] {
-        self.binding.floats(self.logits)
+        self.logits_after(self.logits.rows - 1)
     }
 
     fn encode_image(&mut self, image: &Patches) -> Result<Vec<f32>> {

@@ -42,6 +42,11 @@ impl OnnxFile {
         self.graph.output.iter().map(border).collect()
     }
 
+    /// Whether an input has a value where it is not fed.
+    pub fn has_value(&self, input: &str) -> bool {
+        self.graph.initializer.iter().any(|tensor| tensor.name == input)
+    }
+
     /// Operators that occur.
     pub fn operators(&self) -> BTreeSet<&str> {
         self.graph.node.iter().map(|node| node.op_type.as_str()).collect()

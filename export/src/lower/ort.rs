@@ -174,6 +174,14 @@ impl Lowering for OrtLowering {
         super::rms_norm(graph, x, weight, eps)
     }
 
+    /// As many of the last ones as a run asks for.
+    fn scored_positions(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        let x = self.as_batched(graph, x);
+        let start = graph.op("Neg", &[contract::SCORED_POSITIONS], []);
+        let [end, axes] = [i64::MAX, 1].map(|bound| graph.vector(&[bound]));
+        x.renamed(graph.op("Slice", &[&x.name, &start, &end, &axes], []))
+    }
+
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
         x.renamed(graph.microsoft("QuickGelu", &[&x.name], [Attribute::float("alpha", 1.0)]))
     }

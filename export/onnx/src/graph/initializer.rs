@@ -3,7 +3,7 @@
 use onnx_protobuf::TensorProto;
 
 use crate::{
-    DataType, Error, ExternalLocation, GraphBuilder, Tensor, initializer::external_proto,
+    DataType, Dimension, Error, ExternalLocation, GraphBuilder, Tensor, initializer::external_proto,
     tensor::check_length,
 };
 
@@ -43,6 +43,18 @@ impl GraphBuilder {
         location: ExternalLocation,
     ) -> Result<String, Error> {
         self.initializer(external_proto(name, dtype, dims, &location)?)
+    }
+
+    /// Declares an input that a run may leave out, which then has the value of `tensor`, and returns `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DuplicateValue`] when the value is defined already, [`Error::EmptyName`] for the empty name.
+    pub fn input_with_default(&mut self, name: &str, tensor: Tensor) -> Result<String, Error> {
+        let dims: Vec<Dimension> = tensor.dims().iter().map(|size| (*size).into()).collect();
+        let name = self.input(name, tensor.dtype(), &dims)?;
+        self.initializers.add(tensor.into_proto(&name));
+        Ok(name)
     }
 
     /// Whether `name` is an initializer of the graph so far.

@@ -287,3 +287,18 @@ fn only_the_last_node_is_taken_back() {
     graph.opset("other", 1);
     assert_eq!(nodes(&graph.finish().unwrap()).len(), 2);
 }
+
+#[test]
+fn an_input_with_default_is_an_input_and_an_initializer() {
+    let mut graph = builder();
+    let tensor = Tensor::i64(&[1], &[1]).unwrap();
+    graph.input_with_default("count", tensor.clone()).unwrap();
+    let again = graph.input_with_default("count", tensor.clone()).unwrap_err();
+    assert!(matches!(again, Error::DuplicateValue { .. }), "{again}");
+    graph.op("Slice", &["x", "count", "count"], []).unwrap();
+    assert!(graph.has_initializer("count"));
+    let model = graph.finish().unwrap();
+    let input = &model.inputs()[1];
+    assert_eq!((input.name.as_str(), input.dtype), ("count", DataType::Int64));
+    assert_eq!(input.dims, [Dimension::Fixed(1)]);
+}
