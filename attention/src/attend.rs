@@ -8,7 +8,7 @@ use crate::Heads;
 use crate::cache::{Cache, Element};
 use crate::exponential::fast_exp;
 use crate::softmax::RunningSoftmax;
-use crate::tile::{FEW_ROWS, KEYS, Room, RowsOverKeys};
+use crate::tile::{FEW_ROWS, Room, RowsOverKeys};
 
 /// Rows of queries in one task, about. What they take of the values stays in the second cache.
 const TASK_ROWS: usize = 192;
@@ -16,11 +16,14 @@ const TASK_ROWS: usize = 192;
 /// Tasks that the tokens of a head are divided into at least, where they are many.
 const TOKEN_TASKS: usize = 4;
 
-/// Fewest keys in one task, where there are few queries.
-const TASK_KEYS: usize = 128;
+/// Most tokens whose keys are divided. What each of them takes is the same to the bit as if it came alone.
+const FEW_TOKENS: usize = 32;
 
-/// Tasks that the keys of a head are divided into at most.
-const KEY_TASKS: usize = 16;
+/// Keys in one task of few tokens, up to [`FIRST_KEYS`] and behind them. Where tasks begin depends on nothing else, so that
+/// sums do not depend on how many tokens come together.
+const TASK_KEYS: usize = 128;
+const LATER_TASK_KEYS: usize = 512;
+const FIRST_KEYS: usize = 2048;
 
 /// Runs tasks: `run(count, task)` calls `task` with every number below `count` once, on any threads, and returns when all are
 /// done.
@@ -57,8 +60,9 @@ struct Division {
     tokens: usize,
     tokens_each: usize,
     token_tasks: usize,
-    keys_each: usize,
     key_tasks: usize,
+    /// Whether keys are turned over before they are multiplied.
+    turns: bool,
 }
 
 impl Attention {
@@ -70,7 +74,8 @@ impl Attention {
     /// Attention of new tokens, whose keys and values stand in the cache already behind `past` others. `queries` and `out` are
     /// `[tokens, query_heads, dim]`.
     ///
-    /// The result does not depend on how tasks are spread over threads.
+    /// The result does not depend on how tasks are spread over threads; and up to 32 tokens take what they take one by one, to
+    /// the bit.
     ///
     /// # Panics
     /// Lengths do not fit.
@@ -126,6 +131,7 @@ impl Attention {
                 range: keys,
                 group: self.heads.group(),
                 first_sees: division.past + tokens.start + 1,
+                turns: division.turns,
                 room,
                 softmax: &mut part.softmax,
                 taken: &mut part.taken,
@@ -212,25 +218,19 @@ impl Attention {
 
 impl Division {
     fn of(heads: Heads, past: usize, tokens: usize) -> Self {
-        let tokens_each = match tokens * heads.group() {
-            // As many as are scored without turning keys over.
-            0..=FEW_ROWS => tokens.max(1),
-            _ => (TASK_ROWS / heads.group()).clamp(1, tokens.div_ceil(TOKEN_TASKS)),
+        let few = tokens <= FEW_TOKENS;
+        let tokens_each = match few {
+            true => tokens.max(1),
+            false => (TASK_ROWS / heads.group()).clamp(1, tokens.div_ceil(TOKEN_TASKS)),
         };
-        let total = past + tokens;
-        let keys_each = if tokens > tokens_each {
-            total
-        } else {
-            // Whole tiles.
-            total.div_ceil(KEY_TASKS).max(TASK_KEYS).next_multiple_of(KEYS)
-        };
+        let rows = heads.group() * if few { 1 } else { tokens_each };
         Self {
             past,
             tokens,
             tokens_each,
             token_tasks: tokens.div_ceil(tokens_each),
-            keys_each,
-            key_tasks: total.div_ceil(keys_each.max(1)).max(1),
+            key_tasks: if few { key_tasks(past + tokens) } else { 1 },
+            turns: rows > FEW_ROWS,
         }
     }
 
@@ -253,9 +253,23 @@ impl Division {
     /// Keys of a task that any of the tokens sees.
     fn keys(&self, index: usize, tokens: &Range<usize>) -> Range<usize> {
         let seen = self.past + tokens.end;
-        let start = (index * self.keys_each).min(seen);
-        start..(start + self.keys_each).min(seen)
+        match self.key_tasks {
+            1 => 0..seen,
+            _ => first_key(index).min(seen)..first_key(index + 1).min(seen),
+        }
     }
+}
+
+/// Tasks that so many keys are divided into.
+fn key_tasks(keys: usize) -> usize {
+    let later = keys.saturating_sub(FIRST_KEYS).div_ceil(LATER_TASK_KEYS);
+    keys.min(FIRST_KEYS).div_ceil(TASK_KEYS).max(1) + later
+}
+
+/// The first key of a task.
+fn first_key(task: usize) -> usize {
+    let later = task.saturating_sub(FIRST_KEYS / TASK_KEYS);
+    (task - later) * TASK_KEYS + later * LATER_TASK_KEYS
 }
 
 #[cfg(test)]
@@ -265,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::Scales;
+    use crate::tile::KEYS;
 
     struct Case {
         heads: Heads,
@@ -428,6 +443,70 @@ mod tests {
             let want = reference(&case, &queries, &wide(cache.keys), &wide(cache.values));
             let off = furthest(&attend(&case, &queries, &cache, false), &want);
             assert!(off < 2e-6, "{heads:?} {past} {tokens}: {off}");
+        }
+    }
+
+    /// Pasts around the borders of tiles and of tasks.
+    const PASTS: [usize; 9] = [0, 1, 50, 60, 125, 1_000, 2_040, 2_555, 3_100];
+
+    fn one_by_one<T: Element>(heads: Heads, past: usize, tokens: usize, cache: &Cache<'_, T>) -> [Vec<f32>; 2] {
+        let width = heads.query * heads.dim;
+        let queries = random(7, tokens * width);
+        let attend = |past, queries: &[f32]| {
+            let case = Case {
+                heads,
+                past,
+                tokens: queries.len() / width,
+                capacity: cache.capacity,
+            };
+            attend(&case, queries, cache, false)
+        };
+        let single = queries.chunks(width).enumerate();
+        let single = single.flat_map(|(token, queries)| attend(past + token, queries));
+        [single.collect(), attend(past, &queries)]
+    }
+
+    #[test]
+    fn few_tokens_take_what_they_take_one_by_one() {
+        for (index, counts) in [[9, 3, 64], [14, 2, 64], [4, 4, 48], [16, 1, 16]].iter().enumerate() {
+            for past in PASTS {
+                let tokens = [2, 9, 17, FEW_TOKENS][(past + index) % 4];
+                let Case { heads, capacity, .. } = case(*counts, past, tokens);
+                let size = heads.key_value * capacity * heads.dim;
+                let (mut keys, mut values) = (random(2, size), random(3, size));
+                let mut codes: Vec<i8> = keys.iter().map(|key| (key * 127.0) as i8).collect();
+                let mut more_codes = codes.clone();
+                let scales: Vec<f32> = random(4, heads.key_value * heads.dim);
+                let cache = Cache {
+                    keys: &mut keys,
+                    values: &mut values,
+                    capacity,
+                    scales: None,
+                };
+                let [single, together] = one_by_one(heads, past, tokens, &cache);
+                assert_eq!(single, together, "{counts:?} {past} {tokens}");
+                let cache = Cache {
+                    keys: &mut codes,
+                    values: &mut more_codes,
+                    capacity,
+                    scales: Some(Scales {
+                        keys: &scales,
+                        values: &scales,
+                    }),
+                };
+                let [single, together] = one_by_one(heads, past, tokens, &cache);
+                assert_eq!(single, together, "8 bits, {counts:?} {past} {tokens}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_one_task() {
+        for keys in [1, 127, 128, 129, 2_047, 2_048, 2_049, 2_560, 2_561, 40_000] {
+            let count = key_tasks(keys);
+            assert_eq!(first_key(0), 0);
+            assert!(first_key(count - 1) < keys && keys <= first_key(count), "{keys}");
+            assert!((0..count).all(|task| first_key(task) < first_key(task + 1) && first_key(task) % KEYS == 0));
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct RowsOverKeys<'a, T> {
     pub(crate) group: usize,
     /// Keys that the first of them see; every further group sees one more.
     pub(crate) first_sees: usize,
+    /// Whether keys are turned over, which pays where many rows are multiplied with them.
+    pub(crate) turns: bool,
     /// Queries `[rows, dim]`, scaled, in `queries`.
     pub(crate) room: &'a mut Room,
     /// A softmax of each row, and `[rows, dim]`: what each takes of the values so far.
@@ -61,12 +63,12 @@ impl<T: Element> RowsOverKeys<'_, T> {
             let tile = start * dim..(start + count) * dim;
             let (keys, values) = (&self.keys[tile.clone()], &self.values[tile]);
             let wide = &mut wide[..count * dim];
-            if rows <= ROWS {
-                score_few(simd, scores, queries, keys, dim);
-            } else if rows <= FEW_ROWS {
-                score_few(simd, scores, queries, T::widen(keys, wide), dim);
-            } else {
+            if self.turns {
                 score_many(simd, scores, queries, T::widen(keys, wide), turned, dim);
+            } else if rows <= ROWS {
+                score_few(simd, scores, queries, keys, dim);
+            } else {
+                score_few(simd, scores, queries, T::widen(keys, wide), dim);
             }
             for (row, softmax) in self.softmax.iter_mut().enumerate() {
                 let sees = self.first_sees + row / self.group;
