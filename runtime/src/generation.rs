@@ -1,4 +1,5 @@
 mod guarded;
+mod looked_up;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
+use crate::lookup::Lookup;
 use crate::loop_guard::{LoopAttempts, LoopGuard, entropy};
 use crate::sampler::{History, Sampler, SamplerSettings, SamplerState};
 use crate::session::{Prefilled, Session};
@@ -35,6 +37,13 @@ pub struct GenerationSettings {
     /// Watch for a model that turns in circles: go back to where the loop began, try again with a sampler that avoids
     /// repetitions, and end after three tries. Without it a greedy text is exactly the model's.
     pub loop_guard: bool,
+    /// Most tokens that are guessed at once by what came after the same tokens before, in prompt and text, and verified in one
+    /// step; 0 to guess none. A token is chosen as it would be without: by the same scores, up to the last bits of sums that the
+    /// provider may add up in another order for several tokens. It pays where texts repeat what is there, as in rewriting.
+    ///
+    /// Nothing is guessed in a [deterministic](Session::set_deterministic) session, while a loop is suspected or left, and where
+    /// the bundle's decoder scores one token at a time.
+    pub lookup_tokens: usize,
     /// What was generated before an interruption. It is generated once more, to the same tokens, and gone on with.
     pub begun: Option<Begun>,
     /// Cancels from another thread.
@@ -52,6 +61,7 @@ impl Default for GenerationSettings {
             ignore_eos: false,
             written_tokens: 0,
             loop_guard: false,
+            lookup_tokens: 0,
             begun: None,
             cancel: CancelToken::new(),
         }
@@ -169,6 +179,7 @@ pub struct Generation<'s> {
     settings: GenerationSettings,
     written: WrittenText,
     guard: Option<LoopGuard>,
+    lookup: Option<Lookup>,
     /// Bytes of the text that were told to be settled.
     settled: usize,
     interventions: usize,
@@ -196,6 +207,8 @@ struct Clock {
     prefill: Duration,
     images: Duration,
     steps: usize,
+    guessed: usize,
+    accepted: usize,
     decode: Duration,
     first_token: Option<Duration>,
 }
@@ -231,8 +244,10 @@ impl<'s> Generation<'s> {
         {
             guard.resume(before.loop_attempts);
         }
+        let lookup = looked_up::lookup(session, &settings);
         Ok(Self {
             guard,
+            lookup,
             written,
             settled: 0,
             interventions: 0,
@@ -314,6 +329,8 @@ impl<'s> Generation<'s> {
             prompt_tokens: self.start,
             prefilled_tokens: clock.prefilled,
             generated_tokens: self.generated().len(),
+            guessed_tokens: clock.guessed,
+            accepted_tokens: clock.accepted,
             loop_interventions: self.interventions,
             prefill_tokens_per_second: rate(clock.prefilled, clock.prefill),
             decode_tokens_per_second: rate(clock.steps, clock.decode),
@@ -385,7 +402,7 @@ impl<'s> Generation<'s> {
         let begin = Instant::now();
         // Tokens from before an interruption may have been computed with the prompt.
         if self.session.cached_tokens() < self.session.tokens().len() {
-            self.session.step()?;
+            self.step()?;
         }
         self.choose()?;
         self.clock.steps += 1;
@@ -515,6 +532,8 @@ impl Clock {
             prefill: Duration::ZERO,
             images: Duration::ZERO,
             steps: 0,
+            guessed: 0,
+            accepted: 0,
             decode: Duration::ZERO,
             first_token: None,
         }

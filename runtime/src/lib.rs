@@ -28,6 +28,7 @@ mod graph;
 mod group_query_attention;
 mod kv_cache;
 mod library;
+mod lookup;
 mod loop_guard;
 mod manuscript;
 mod markup;

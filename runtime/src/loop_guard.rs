@@ -109,6 +109,11 @@ impl LoopGuard {
         self.attempts.count > ATTEMPTS
     }
 
+    /// Whether a block of tokens came twice in a row, so that the third time would be a loop.
+    pub(crate) fn suspects_loop(&self) -> bool {
+        self.watches.periods.came_twice()
+    }
+
     /// Tokens at the start that are part of no loop, whatever comes.
     pub(crate) fn settled(&self, written: &WrittenText) -> usize {
         let tokens = written.tokens();

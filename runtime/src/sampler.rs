@@ -132,6 +132,11 @@ impl Sampler {
         });
     }
 
+    /// Whether it chooses by settings that leave loops.
+    pub(crate) fn is_strengthened(&self) -> bool {
+        self.strengthened.is_some()
+    }
+
     /// Chooses a token by `logits`, one score for each id, which are overwritten. `prompt` and `generated` are the tokens
     /// before it. DRY finds no sequence breakers and the ban of n-grams exempts nothing this way, since ids do not tell
     /// them; [`choose_after`](Self::choose_after) is told.

@@ -51,12 +51,23 @@ pub(crate) struct ScriptedDecoder {
     log: Log,
     embedded: Vec<(u32, [f32; HIDDEN])>,
     rows: Vec<f32>,
-    logits: Vec<f32>,
+    /// Scores after each token of the last run.
+    logits: Vec<Vec<f32>>,
     context: usize,
+    longest_step: usize,
     chunk: usize,
     reserved: usize,
-    doubtful: bool,
+    doubt: Option<Doubt>,
     interrupted: Arc<Flag>,
+}
+
+/// What doubts depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// On what is in the cache, and on how it came there.
+    Runs,
+    /// On what is in the cache alone.
+    Text,
 }
 
 #[derive(Default)]
@@ -75,11 +86,12 @@ impl ScriptedDecoder {
             log: Log::default(),
             embedded: Vec::new(),
             rows: Vec::new(),
-            logits: vec![0.0; VOCABULARY],
+            logits: vec![vec![0.0; VOCABULARY]],
             context: 4096,
+            longest_step: 1,
             chunk: 8,
             reserved: 0,
-            doubtful: false,
+            doubt: None,
             interrupted: Arc::default(),
         }
     }
@@ -102,21 +114,66 @@ impl ScriptedDecoder {
     /// Gives letters in either case a score around the same, which depends on what is in the cache and on how it came
     /// there, as last bits of sums do.
     pub(crate) fn doubtful(mut self) -> Self {
-        self.doubtful = true;
+        self.doubt = Some(Doubt::Runs);
         self
     }
 
-    fn doubt(&mut self, next: u32, rows: &[Row]) {
-        let byte = text_of(&[next]).bytes().next().unwrap_or(0);
-        if self.doubtful && byte.is_ascii_alphabetic() {
-            let mut hasher = DefaultHasher::new();
-            rows.iter()
-                .for_each(|row| (row.id, row.run, &row.position).hash(&mut hasher));
-            let noise = (hasher.finish() % 1000) as f32 / 500.0 - 1.0;
-            self.logits[token_of(byte ^ 0x20) as usize] = 100.0 + noise;
-        }
+    /// The same, whatever way it came there.
+    pub(crate) fn undecided(mut self) -> Self {
+        self.doubt = Some(Doubt::Text);
+        self
     }
 
+    /// Scores up to so many tokens at once.
+    pub(crate) fn with_longest_step(mut self, tokens: usize) -> Self {
+        self.longest_step = tokens;
+        self
+    }
+
+    /// Scores of what comes after `rows`.
+    fn score(&mut self, rows: &[Row]) -> Vec<f32> {
+        let ids: Vec<u32> = rows.iter().map(|row| row.id).collect();
+        let mut logits = vec![0.0; VOCABULARY];
+        logits[token_of(b'-') as usize] = 50.0;
+        let next = (self.next)(&ids);
+        logits[next as usize] = 100.0;
+        let byte = text_of(&[next]).bytes().next().unwrap_or(0);
+        if let Some(doubt) = self.doubt.filter(|_| byte.is_ascii_alphabetic()) {
+            let mut hasher = DefaultHasher::new();
+            let run = |row: &Row| if doubt == Doubt::Runs { row.run } else { 0 };
+            rows.iter()
+                .for_each(|row| (row.id, run(row), &row.position).hash(&mut hasher));
+            let noise = (hasher.finish() % 1000) as f32 / 500.0 - 1.0;
+            logits[token_of(byte ^ 0x20) as usize] = 100.0 + noise;
+        }
+        logits
+    }
+
+    /// Appends the tokens that were just embedded and scores the last `scored`.
+    fn run(&mut self, count: usize, positions: &[i64], scored: usize) -> Result<()> {
+        self.check()?;
+        assert_eq!((self.embedded.len(), positions.len() % count), (count, 0));
+        let axes = positions.len() / count;
+        let rows = Arc::clone(&self.log.rows);
+        let mut rows = rows.lock().unwrap();
+        assert!(
+            rows.len() + count <= self.reserved,
+            "more tokens than were reserved"
+        );
+        for index in 0..count {
+            rows.push(Row {
+                id: self.embedded[index].0,
+                embedding: [self.rows[index * HIDDEN], self.rows[index * HIDDEN + 1]],
+                position: (0..axes).map(|axis| positions[axis * count + index]).collect(),
+                run: count,
+            });
+        }
+        self.log.runs.lock().unwrap().push(count);
+        self.logits = (rows.len() - scored + 1..=rows.len())
+            .map(|end| self.score(&rows[..end]))
+            .collect();
+        Ok(())
+    }
     pub(crate) fn log(&self) -> Log {
         self.log.clone()
     }
@@ -185,35 +242,25 @@ impl Decoder for ScriptedDecoder {
     }
 
     fn prefill(&mut self, count: usize, positions: &[i64]) -> Result<()> {
-        self.check()?;
-        assert_eq!((self.embedded.len(), positions.len() % count), (count, 0));
-        let axes = positions.len() / count;
-        let rows = Arc::clone(&self.log.rows);
-        let mut rows = rows.lock().unwrap();
-        assert!(
-            rows.len() + count <= self.reserved,
-            "more tokens than were reserved"
-        );
-        for index in 0..count {
-            rows.push(Row {
-                id: self.embedded[index].0,
-                embedding: [self.rows[index * HIDDEN], self.rows[index * HIDDEN + 1]],
-                position: (0..axes).map(|axis| positions[axis * count + index]).collect(),
-                run: count,
-            });
-        }
-        self.log.runs.lock().unwrap().push(count);
-        let ids: Vec<u32> = rows.iter().map(|row| row.id).collect();
-        self.logits.fill(0.0);
-        self.logits[token_of(b'-') as usize] = 50.0;
-        let next = (self.next)(&ids);
-        self.logits[next as usize] = 100.0;
-        self.doubt(next, &rows);
-        Ok(())
+        self.run(count, positions, 1)
+    }
+
+    fn longest_step(&self) -> usize {
+        self.longest_step
+    }
+
+    fn steps(&mut self, ids: &[u32], positions: &[i64]) -> Result<()> {
+        assert!(ids.len() <= self.longest_step);
+        self.embed(ids)?;
+        self.run(ids.len(), positions, ids.len())
+    }
+
+    fn logits_after(&mut self, index: usize) -> &mut [f32] {
+        &mut self.logits[index]
     }
 
     fn logits(&mut self) -> &mut [f32] {
-        &mut self.logits
+        self.logits.last_mut().unwrap()
     }
 
     fn encode_image(&mut self, image: &Patches) -> Result<Vec<f32>> {

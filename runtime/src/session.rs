@@ -43,6 +43,15 @@ pub struct Session {
     deterministic: bool,
     /// The first token in the cache that was not computed as a prompt's would be.
     irregular: Option<usize>,
+    guesses: Guesses,
+}
+
+/// Tokens that were computed behind the text because it may go on with them.
+#[derive(Debug, Default)]
+struct Guesses {
+    ids: Vec<u32>,
+    /// How many of them the text went on with.
+    right: usize,
 }
 
 /// An image in the text.
@@ -77,6 +86,7 @@ impl Session {
             features: None,
             deterministic: false,
             irregular: None,
+            guesses: Guesses::default(),
         }
     }
 
@@ -176,6 +186,7 @@ impl Session {
             .saturating_add(settings.max_new_tokens)
             .min(self.decoder.context());
         self.decoder.reserve(most)?;
+        self.forget_guesses();
         let cached = self.decoder.length();
         if cached < self.tokens.len() && self.last_cut(cached) < cached {
             self.irregular.get_or_insert(cached);
@@ -188,9 +199,9 @@ impl Session {
         &self.tokens
     }
 
-    /// Tokens that are in the cache.
+    /// Tokens of the text that are in the cache.
     pub fn cached_tokens(&self) -> usize {
-        self.decoder.length()
+        self.decoder.length() - (self.guesses.ids.len() - self.guesses.right)
     }
 
     /// Most tokens that the text may have.
@@ -222,7 +233,16 @@ impl Session {
 
     /// The scores of the next token, beside the text so far.
     pub(crate) fn logits_and_tokens(&mut self) -> (&mut [f32], &[u32]) {
-        (self.decoder.logits(), &self.tokens)
+        let logits = match self.guesses.ids.is_empty() {
+            true => self.decoder.logits(),
+            false => self.decoder.logits_after(self.guesses.right),
+        };
+        (logits, &self.tokens)
+    }
+
+    /// Most tokens behind the text that can be computed with its last one.
+    pub(crate) fn most_guesses(&self) -> usize {
+        self.decoder.longest_step() - 1
     }
 
     /// Appends a generated token, which stands for itself even if it is an image token.
@@ -232,14 +252,41 @@ impl Session {
         self.positions.push([next; 3]);
     }
 
-    /// Appends the last token to the cache, when it is the only one that is not there.
-    pub(crate) fn step(&mut self) -> Result<()> {
+    /// Whether the last token was guessed by the last [`step`](Self::step): then its scores are there.
+    pub(crate) fn was_guessed(&mut self) -> bool {
+        let guess = self.guesses.ids.get(self.guesses.right);
+        let guessed = guess.is_some() && guess == self.tokens.last();
+        self.guesses.right += usize::from(guessed);
+        guessed
+    }
+
+    /// Appends the last token to the cache, when it is the only one that is not there, and behind it `guesses`, with which the
+    /// text may go on: no more than [`most_guesses`](Self::most_guesses).
+    pub(crate) fn step(&mut self, guesses: &[u32]) -> Result<()> {
+        self.forget_guesses();
         let (Some(id), Some(positions)) = (self.tokens.last(), self.positions.last()) else {
             return Ok(());
         };
         let axes = self.context.positions.axes();
         self.irregular.get_or_insert(self.decoder.length());
-        self.decoder.step(*id, &positions[..axes])
+        if guesses.is_empty() {
+            return self.decoder.step(*id, &positions[..axes]);
+        }
+        let next = self.next_position();
+        let behind = next..next + guesses.len() as i64;
+        let row = |position: &i64| std::iter::once(*position).chain(behind.clone());
+        let positions: Vec<i64> = positions[..axes].iter().flat_map(row).collect();
+        let ids = [&[*id], guesses].concat();
+        self.decoder.steps(&ids, &positions)?;
+        self.guesses.ids.extend(guesses);
+        Ok(())
+    }
+
+    /// Takes guesses that did not come true out of the cache.
+    fn forget_guesses(&mut self) {
+        self.decoder.truncate(self.cached_tokens());
+        self.guesses.ids.clear();
+        self.guesses.right = 0;
     }
 
     /// Encodes the next image, or appends the next chunk to the cache. One call is what cancelling waits for at most,
@@ -478,6 +525,7 @@ impl Session {
     }
 
     fn truncate(&mut self, tokens: usize) {
+        self.forget_guesses();
         self.irregular = self.irregular.filter(|irregular| *irregular < tokens);
         self.tokens.truncate(tokens);
         self.positions.truncate(tokens);

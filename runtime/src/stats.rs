@@ -12,6 +12,12 @@ pub struct Stats {
     pub prefilled_tokens: usize,
     /// Tokens that were chosen.
     pub generated_tokens: usize,
+    /// Tokens that were computed because the text might have gone on with them.
+    #[serde(default)]
+    pub guessed_tokens: usize,
+    /// Of these, the tokens that it went on with.
+    #[serde(default)]
+    pub accepted_tokens: usize,
     /// Times that the loop guard took text back.
     pub loop_interventions: usize,
     /// Computed prompt tokens per second of prefill, image encoding left out; 0 where there were none.

@@ -40,6 +40,9 @@ impl Generation<'_> {
         let found = self.written.tokens();
         let kept = self.go_back(self.written.sentence_end_before(began).tokens)?;
         let bytes = self.written.rewind(kept);
+        if let Some(lookup) = &mut self.lookup {
+            lookup.rewind(self.session.tokens().len());
+        }
         let tokens = found - kept;
         self.interventions += 1;
         self.pending.push_back(Event::Rewound { tokens, bytes });

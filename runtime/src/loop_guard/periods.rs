@@ -41,6 +41,12 @@ impl Periods {
         Some(self.tokens.len() - run)
     }
 
+    /// Whether the last block, not much shorter than a loop at least, came twice in a row.
+    pub(super) fn came_twice(&self) -> bool {
+        let mut runs = self.runs.iter().zip(1..);
+        runs.any(|(run, period)| *run >= period.max(LEAST_TOKENS / 2))
+    }
+
     /// Since when the tokens are those of one block earlier.
     pub(super) fn since(&self) -> Option<usize> {
         let longest = self.runs.iter().max().filter(|run| **run > 0);
@@ -63,6 +69,19 @@ mod tests {
             }
         }
         unreachable!("a loop has no end");
+    }
+
+    #[test]
+    fn a_block_that_came_twice_is_told() {
+        let told = |period: u32, tokens: u32| {
+            let mut periods = Periods::default();
+            for step in 0..tokens {
+                periods.push(step % period, false);
+            }
+            periods.came_twice()
+        };
+        assert!(!told(50, 99) && told(50, 100));
+        assert!(!told(1, 12) && told(1, 13), "a few dots are none");
     }
 
     #[test]
