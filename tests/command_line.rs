@@ -36,6 +36,8 @@ fn the_writer_ends_with_the_promised_object() {
         "decode_tokens_per_second",
         "finish_reason",
         "loop_interventions",
+        "guessed_tokens",
+        "accepted_tokens",
         "peak_rss_bytes",
         "prefill_tokens_per_second",
         "prompt_tokens",

@@ -449,7 +449,12 @@ mod tests {
     /// Pasts around the borders of tiles and of tasks.
     const PASTS: [usize; 9] = [0, 1, 50, 60, 125, 1_000, 2_040, 2_555, 3_100];
 
-    fn one_by_one<T: Element>(heads: Heads, past: usize, tokens: usize, cache: &Cache<'_, T>) -> [Vec<f32>; 2] {
+    fn one_by_one<T: Element>(
+        heads: Heads,
+        past: usize,
+        tokens: usize,
+        cache: &Cache<'_, T>,
+    ) -> [Vec<f32>; 2] {
         let width = heads.query * heads.dim;
         let queries = random(7, tokens * width);
         let attend = |past, queries: &[f32]| {
@@ -468,7 +473,10 @@ mod tests {
 
     #[test]
     fn few_tokens_take_what_they_take_one_by_one() {
-        for (index, counts) in [[9, 3, 64], [14, 2, 64], [4, 4, 48], [16, 1, 16]].iter().enumerate() {
+        for (index, counts) in [[9, 3, 64], [14, 2, 64], [4, 4, 48], [16, 1, 16]]
+            .iter()
+            .enumerate()
+        {
             for past in PASTS {
                 let tokens = [2, 9, 17, FEW_TOKENS][(past + index) % 4];
                 let Case { heads, capacity, .. } = case(*counts, past, tokens);
@@ -506,7 +514,9 @@ mod tests {
             let count = key_tasks(keys);
             assert_eq!(first_key(0), 0);
             assert!(first_key(count - 1) < keys && keys <= first_key(count), "{keys}");
-            assert!((0..count).all(|task| first_key(task) < first_key(task + 1) && first_key(task) % KEYS == 0));
+            assert!(
+                (0..count).all(|task| first_key(task) < first_key(task + 1) && first_key(task) % KEYS == 0)
+            );
         }
     }
 

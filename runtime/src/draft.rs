@@ -311,6 +311,7 @@ mod tests {
             max_section_tokens: None,
             stop: Vec::new(),
             loop_guard: false,
+            lookup_tokens: 0,
             deterministic: true,
             prefill_chunk: 8,
             threads: 1,

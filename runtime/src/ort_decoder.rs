@@ -187,7 +187,11 @@ impl Logits {
             }
             false => None,
         };
-        Ok(Self { slot, rows: 1, scored })
+        Ok(Self {
+            slot,
+            rows: 1,
+            scored,
+        })
     }
 
     /// Readies the next run to make `rows` rows.

@@ -46,6 +46,8 @@ pub struct WriterSettings {
     pub stop: Vec<String>,
     /// Watch for a model that turns in circles; see [`GenerationSettings::loop_guard`].
     pub loop_guard: bool,
+    /// Most tokens that are guessed at once; see [`GenerationSettings::lookup_tokens`].
+    pub lookup_tokens: usize,
     /// Whether the text is to be the same to the token after an interruption, and whatever was computed before; see
     /// [`Session::set_deterministic`]. It costs one more prefill of all that is written.
     pub deterministic: bool,
@@ -60,6 +62,7 @@ impl Default for WriterSettings {
             max_section_tokens: usize::MAX,
             stop: Vec::new(),
             loop_guard: true,
+            lookup_tokens: GenerationSettings::default().lookup_tokens,
             deterministic: false,
             cancel: CancelToken::new(),
         }
@@ -402,6 +405,7 @@ impl Writer {
             max_new_tokens: MAIN_POINT_TOKENS,
             min_words: 1,
             stop: vec!["\n".to_owned(), " - Word".to_owned()],
+            lookup_tokens: self.settings.lookup_tokens,
             cancel: self.settings.cancel.clone(),
             ..GenerationSettings::default()
         }

@@ -67,6 +67,7 @@ fn generation_settings(fields: &mut Fields, extension: Extension) -> Result<Gene
         max_new_tokens: max_tokens(fields, extension.long_text)?,
         stop: stop(fields)?,
         loop_guard: extension.loop_guard,
+        lookup_tokens: extension.lookup_tokens.unwrap_or(usual.lookup_tokens),
         ..usual
     };
     // Tells of settings out of their range before the request waits for its turn.

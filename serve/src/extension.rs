@@ -10,6 +10,8 @@ pub(crate) struct Extension {
     pub(crate) long_text: Option<LongText>,
     /// Whether the text is kept out of loops; by default where it has a number of words, as in `lwv-write`.
     pub(crate) loop_guard: bool,
+    /// Most tokens that are guessed at once, where that was said.
+    pub(crate) lookup_tokens: Option<usize>,
 }
 
 /// A text of a number of words.
@@ -29,6 +31,7 @@ impl Extension {
         let plan = fields.take("plan")?.unwrap_or(false);
         let sections = fields.take_count("sections")?;
         let loop_guard = fields.take("loop_guard")?.unwrap_or(words.is_some());
+        let lookup_tokens = fields.take("lookup_tokens")?;
         fields.finish()?;
         if plan && words.is_none() {
             return Err(Refusal::field(
@@ -47,6 +50,7 @@ impl Extension {
         Ok(Self {
             long_text,
             loop_guard,
+            lookup_tokens,
         })
     }
 }
@@ -74,6 +78,8 @@ mod tests {
         assert_eq!((plain.long_text, plain.loop_guard), (None, false));
         assert!(take(json!({"loop_guard": true})).unwrap().loop_guard);
         assert!(!take(json!({"words": 9, "loop_guard": false})).unwrap().loop_guard);
+        assert_eq!(plain.lookup_tokens, None);
+        assert_eq!(take(json!({"lookup_tokens": 8})).unwrap().lookup_tokens, Some(8));
     }
 
     #[test]
@@ -83,6 +89,7 @@ mod tests {
             (json!({"words": 0}), "lwv.words"),
             (json!({"words": 100, "sections": 2}), "lwv.sections"),
             (json!({"words": 100, "pages": 2}), "lwv.pages"),
+            (json!({"lookup_tokens": "all"}), "lwv.lookup_tokens"),
             (json!(100), "lwv"),
         ];
         for (lwv, place) in cases {

@@ -106,6 +106,7 @@ impl Worker {
             max_section_tokens: request.settings.max_new_tokens,
             stop: request.settings.stop.clone(),
             loop_guard: request.settings.loop_guard,
+            lookup_tokens: request.settings.lookup_tokens,
             cancel: request.settings.cancel.clone(),
             ..WriterSettings::default()
         };

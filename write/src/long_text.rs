@@ -172,6 +172,7 @@ fn settings(recipe: &Recipe, cancel: &CancelToken) -> WriterSettings {
         max_section_tokens: recipe.max_new_tokens.unwrap_or(usize::MAX),
         stop: recipe.stop.clone(),
         loop_guard: recipe.loop_guard,
+        lookup_tokens: recipe.lookup_tokens,
         deterministic: recipe.deterministic,
         cancel: cancel.clone(),
     }
@@ -200,6 +201,7 @@ fn header(recipe: &Recipe, engine: &Engine, writer: &Writer, outline: Outline) -
         max_section_tokens: recipe.max_new_tokens,
         stop: recipe.stop.clone(),
         loop_guard: recipe.loop_guard,
+        lookup_tokens: recipe.lookup_tokens,
         deterministic: recipe.deterministic,
         prefill_chunk: writer.prefill_chunk(),
         threads: engine.threads(),

@@ -182,6 +182,7 @@ fn write_plain(
         stop: recipe.stop.clone(),
         ignore_eos: recipe.ignore_eos,
         loop_guard: recipe.loop_guard,
+        lookup_tokens: recipe.lookup_tokens,
         cancel: cancel.clone(),
         ..GenerationSettings::default()
     };
@@ -236,6 +237,8 @@ struct Totals {
     last: Stats,
     prompt_tokens: usize,
     loop_interventions: usize,
+    guessed_tokens: usize,
+    accepted_tokens: usize,
     prefilled: usize,
     prefill_seconds: f64,
     steps: usize,
@@ -250,6 +253,8 @@ struct Report {
     prompt_tokens: usize,
     finish_reason: FinishReason,
     loop_interventions: usize,
+    guessed_tokens: usize,
+    accepted_tokens: usize,
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     time_to_first_token: f64,
@@ -376,6 +381,8 @@ impl Desk {
             prompt_tokens: totals.prompt_tokens,
             finish_reason,
             loop_interventions: totals.loop_interventions,
+            guessed_tokens: totals.guessed_tokens,
+            accepted_tokens: totals.accepted_tokens,
             prefill_tokens_per_second: per_second(totals.prefilled, totals.prefill_seconds),
             decode_tokens_per_second: per_second(totals.steps, totals.decode_seconds),
             time_to_first_token: totals.last.time_to_first_token,
@@ -447,6 +454,8 @@ impl Totals {
         let steps = stats.generated_tokens.saturating_sub(1);
         self.prompt_tokens += stats.prompt_tokens;
         self.loop_interventions += stats.loop_interventions;
+        self.guessed_tokens += stats.guessed_tokens;
+        self.accepted_tokens += stats.accepted_tokens;
         self.prefilled += stats.prefilled_tokens;
         self.prefill_seconds += seconds(stats.prefilled_tokens, stats.prefill_tokens_per_second);
         self.steps += steps;

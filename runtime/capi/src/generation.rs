@@ -47,6 +47,9 @@ pub struct lwv_generation_settings {
     pub written_tokens: usize,
     /// Cancels from another thread; may be NULL.
     pub cancel: *const lwv_cancel_token,
+    /// Most tokens that are guessed at once by what came after the same tokens before, and verified in one step; 0 to guess
+    /// none. The text is the same but for the last bits of sums.
+    pub lookup_tokens: usize,
 }
 
 // SAFETY: `repr(C)`, `size` first, numbers and pointers.
@@ -64,6 +67,7 @@ unsafe impl Structure for lwv_generation_settings {
             flags: flag(usual.ignore_eos, LWV_IGNORE_EOS) | flag(usual.loop_guard, LWV_LOOP_GUARD),
             written_tokens: usual.written_tokens,
             cancel: std::ptr::null(),
+            lookup_tokens: usual.lookup_tokens,
         }
     }
 }
@@ -80,6 +84,7 @@ unsafe fn settings_of(given: *const lwv_generation_settings) -> Result<Generatio
         ignore_eos: given.flags & LWV_IGNORE_EOS != 0,
         written_tokens: given.written_tokens,
         loop_guard: given.flags & LWV_LOOP_GUARD != 0,
+        lookup_tokens: given.lookup_tokens,
         begun: None,
         cancel: token_of(given.cancel)?,
     })

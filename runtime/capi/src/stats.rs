@@ -32,6 +32,10 @@ pub struct lwv_stats {
     pub peak_rss_bytes: u64,
     /// The execution provider, as ONNX Runtime names it.
     pub provider: *const c_char,
+    /// Tokens that were computed because the text might have gone on with them.
+    pub guessed_tokens: usize,
+    /// Of these, the tokens that it went on with.
+    pub accepted_tokens: usize,
 }
 
 /// Statistics beside the memory that they point to.
@@ -57,6 +61,8 @@ impl HeldStats {
                 kv_bytes: stats.kv_bytes,
                 peak_rss_bytes: stats.peak_rss_bytes,
                 provider: provider.as_ptr(),
+                guessed_tokens: stats.guessed_tokens,
+                accepted_tokens: stats.accepted_tokens,
             },
             _provider: provider,
         }

@@ -55,6 +55,8 @@ pub struct lwv_writer_settings {
     pub flags: u64,
     /// Cancels from another thread; may be NULL.
     pub cancel: *const lwv_cancel_token,
+    /// Most tokens that are guessed at once, as in `lwv_generation_settings`.
+    pub lookup_tokens: usize,
 }
 
 // SAFETY: `repr(C)`, `size` first, numbers and pointers.
@@ -76,6 +78,7 @@ unsafe impl Structure for lwv_writer_settings {
             stop_count: 0,
             flags: flag(usual.loop_guard, LWV_LOOP_GUARD) | flag(usual.deterministic, LWV_DETERMINISTIC),
             cancel: std::ptr::null(),
+            lookup_tokens: usual.lookup_tokens,
         }
     }
 }
@@ -117,6 +120,7 @@ unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
             max_section_tokens: given.max_section_tokens,
             stop: texts(given.stop, given.stop_count, "stop")?,
             loop_guard: flags & LWV_LOOP_GUARD != 0,
+            lookup_tokens: given.lookup_tokens,
             deterministic: flags & LWV_DETERMINISTIC != 0,
             cancel: token_of(given.cancel)?,
         },

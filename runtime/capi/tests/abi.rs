@@ -52,12 +52,13 @@ fn layouts() -> Vec<Layout> {
         layout!(lwv_message: role, text, images, image_count),
         layout!(lwv_session_info: size, tokens, cached_tokens, context_length, kv_bytes),
         layout!(lwv_generation_settings: size, sampler, max_new_tokens, min_new_tokens, min_words, stop, stop_count, flags,
-            written_tokens, cancel),
+            written_tokens, cancel, lookup_tokens),
         layout!(lwv_stats: size, prompt_tokens, prefilled_tokens, generated_tokens, loop_interventions, prefill_tokens_per_second,
-            decode_tokens_per_second, image_seconds, time_to_first_token, kv_bytes, peak_rss_bytes, provider),
+            decode_tokens_per_second, image_seconds, time_to_first_token, kv_bytes, peak_rss_bytes, provider,
+            guessed_tokens, accepted_tokens),
         layout!(lwv_event: size, kind, reason, index, done, total, token, text, text_length, stats),
         layout!(lwv_writer_settings: size, instruction, system, images, image_count, words, sections, plan, sampler,
-            max_section_tokens, stop, stop_count, flags, cancel),
+            max_section_tokens, stop, stop_count, flags, cancel, lookup_tokens),
     ]
 }
 

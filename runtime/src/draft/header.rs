@@ -77,6 +77,9 @@ pub struct DraftSettings {
     pub stop: Vec<String>,
     /// Whether the model is watched for turning in circles.
     pub loop_guard: bool,
+    /// Most tokens that are guessed at once.
+    #[serde(default)]
+    pub lookup_tokens: usize,
     /// Whether the text is to be the same to the token after an interruption.
     pub deterministic: bool,
     /// Most tokens of a prompt that are computed at once.

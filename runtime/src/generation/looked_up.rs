@@ -40,7 +40,11 @@ impl Generation<'_> {
         let room = self.session.context_length() - tokens.len();
         let ends = &self.session.context().eos_token_ids;
         let guess = lookup.guess(tokens, left.min(room) - 1);
-        guess.iter().copied().take_while(|id| !ends.contains(id)).collect()
+        guess
+            .iter()
+            .copied()
+            .take_while(|id| !ends.contains(id))
+            .collect()
     }
 
     /// Whether a loop is suspected, which would be guessed best of all, or was just left.
@@ -95,10 +99,7 @@ mod tests {
             no_repeat_ngram_size: if one_in(4) { 12 } else { 0 },
             xtc_probability: if one_in(4) { 0.3 } else { 0.0 },
             penalize_prompt: one_in(4),
-            logit_bias: one_in(4)
-                .then_some((token_of(b'e'), -60.0))
-                .into_iter()
-                .collect(),
+            logit_bias: one_in(4).then_some((token_of(b'e'), -60.0)).into_iter().collect(),
             ..SamplerSettings::default()
         };
         let (guard, stops, ignore_eos, early) = (one_in(3), one_in(4), one_in(5), one_in(3));
@@ -108,7 +109,11 @@ mod tests {
                 ..sampler
             },
             loop_guard: guard,
-            stop: if stops { vec!["| a b".to_owned(), "\u{3002}".to_owned()] } else { vec![] },
+            stop: if stops {
+                vec!["| a b".to_owned(), "\u{3002}".to_owned()]
+            } else {
+                vec![]
+            },
             ignore_eos,
             max_new_tokens: if early { 1 + below(random, 200) } else { 600 },
             min_new_tokens: below(random, 300),
@@ -155,7 +160,15 @@ mod tests {
         let ids: Vec<u32> = rows.iter().map(|row| row.0).collect();
         assert_eq!(ids, session.tokens()[..cached]);
         let tokens = session.tokens().to_vec();
-        (Seen { events, tokens, cached, rows }, stats)
+        (
+            Seen {
+                events,
+                tokens,
+                cached,
+                rows,
+            },
+            stats,
+        )
     }
 
     /// What two generations, one after another in one session, come to with so many guesses.
@@ -168,7 +181,11 @@ mod tests {
             byte.map_or(END, |byte| token_of(*byte))
         });
         // Rows that nobody may choose from any more fill the context at times.
-        let context = if below(&mut random, 4) == 0 { start + 150 } else { 4096 };
+        let context = if below(&mut random, 4) == 0 {
+            start + 150
+        } else {
+            4096
+        };
         let decoder = decoder.undecided().with_longest_step(8).with_context(context);
         let log = decoder.log();
         let mut session = decoder.session();
@@ -178,7 +195,11 @@ mod tests {
             ..settings(&mut random)
         };
         // The first is dropped early at times.
-        let most = if below(&mut random, 2) == 0 { usize::MAX } else { below(&mut random, 200) };
+        let most = if below(&mut random, 2) == 0 {
+            usize::MAX
+        } else {
+            below(&mut random, 200)
+        };
         let (first, first_stats) = run(&mut session, &log, settings.clone(), most);
         let (second, second_stats) = run(&mut session, &log, settings, usize::MAX);
         ([first, second], [first_stats, second_stats])
@@ -238,7 +259,12 @@ mod tests {
         assert_eq!((stats.guessed_tokens, stats.accepted_tokens), (0, 0));
         let steps = |log: &Log| log.runs.lock().unwrap().len();
         let (log, stats) = copy(7, false, 8);
-        assert!(steps(&log) * 2 < steps(&plain), "{} of {}", steps(&log), steps(&plain));
+        assert!(
+            steps(&log) * 2 < steps(&plain),
+            "{} of {}",
+            steps(&log),
+            steps(&plain)
+        );
         assert!(log.runs.lock().unwrap().contains(&8));
         assert!(stats.accepted_tokens > 40 && stats.guessed_tokens >= stats.accepted_tokens);
         assert_eq!(stats.generated_tokens, 62);

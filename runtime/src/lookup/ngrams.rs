@@ -58,7 +58,11 @@ mod tests {
     #[test]
     fn ends_are_found_where_they_came_last() {
         assert_eq!(found(&[1, 2, 3, 1, 2, 4, 1, 2]), Some(5));
-        assert_eq!(found(&[8, 1, 2, 3, 1, 2, 4, 8, 1, 2]), Some(3), "the longer end counts");
+        assert_eq!(
+            found(&[8, 1, 2, 3, 1, 2, 4, 8, 1, 2]),
+            Some(3),
+            "the longer end counts"
+        );
         assert_eq!(found(&[1, 2, 3, 4, 2]), None, "one token is too few");
         assert_eq!(found(&[5, 5, 5]), Some(2));
         assert_eq!(found(&[5]), None);

@@ -141,6 +141,7 @@ impl Writer {
             begun: open.pass.as_ref().map(|pass| pass.begun.clone()),
             written_tokens,
             loop_guard: self.settings.loop_guard,
+            lookup_tokens: self.settings.lookup_tokens,
             cancel: self.settings.cancel.clone(),
             ..GenerationSettings::default()
         };
