@@ -124,6 +124,18 @@ impl OrtText {
         self.decoder.step(id, &positions).unwrap();
     }
 
+    /// Appends tokens together, takes all but the first `kept` back, and returns the scores after each of them.
+    pub fn steps(&mut self, ids: &[u32], kept: usize) -> Vec<Vec<f32>> {
+        let length = self.decoder.length();
+        let positions = self.positions.clone().extend_text(ids.len());
+        self.decoder.steps(ids, &positions).unwrap();
+        let row = |index| self.decoder.logits_after(index).to_vec();
+        let rows = (0..ids.len()).map(row).collect();
+        self.decoder.truncate(length + kept);
+        self.positions.extend_text(kept);
+        rows
+    }
+
     /// Scores of the next token.
     pub fn logits(&mut self) -> Vec<f32> {
         self.decoder.logits().to_vec()
