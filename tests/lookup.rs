@@ -145,7 +145,10 @@ fn texts_are_the_same_with_guesses() {
 /// A bundle as it was made before decoders scored several positions.
 fn of_one_position(case: &Case) -> PathBuf {
     const NEW: [&str; 2] = [contract::SCORED_POSITIONS, contract::LAST_LOGITS];
-    let (made, old) = (bundle(&case.dir, Precision::Fp32), scratch().join("of-one-position"));
+    let (made, old) = (
+        bundle(&case.dir, Precision::Fp32),
+        scratch().join("of-one-position"),
+    );
     copy_folder(&made, &old);
     copy_folder(&made.join("onnx"), &old.join("onnx"));
     let file = contract::graph_file(contract::DECODER);

@@ -17,12 +17,18 @@ use crate::ort_decoder::{Graphs, Limits, OrtDecoder};
 use crate::provider::Device;
 use crate::self_test::self_test;
 use crate::session::{Session, SessionContext};
+use crate::thread_choice::{
+    Circumstances, ThreadChoice, ThreadChoices, candidates, fastest, processor, seconds_for_a_token,
+};
 
 /// Budget of the cache where none was declared: 4 GiB.
 pub const DEFAULT_KV_BUDGET: u64 = 4 << 30;
 
 /// Tokens in one run of prefill where nothing else was said.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// Fewest bytes of weights for which threads are measured: with fewer, a token takes less than a thread needs to wake up.
+const MEASURABLE_BYTES: u64 = 32 << 20;
 
 /// Tokens of a text, prompt included, that there must be memory for.
 const USUAL_TOKENS: usize = 4096;
@@ -47,6 +53,15 @@ pub enum LoadProgress {
         /// Number of graphs.
         count: usize,
     },
+    /// It is measured how fast so many threads are, which is done once.
+    Measuring {
+        /// How many.
+        threads: usize,
+        /// Which measurement, from 0.
+        index: usize,
+        /// Number of measurements.
+        count: usize,
+    },
     /// An engine is being built for a graph, which takes minutes and is done once.
     Building {
         /// The graph's name.
@@ -61,6 +76,7 @@ pub struct EngineBuilder {
     dir: PathBuf,
     device: Device,
     threads: Option<usize>,
+    thread_choices: Option<ThreadChoices>,
     kv_budget: u64,
     prefill_chunk: usize,
     library: Option<PathBuf>,
@@ -84,6 +100,14 @@ impl EngineBuilder {
     /// Threads to compute with; the number of cores if not set.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Finds out with how many threads a processor writes fastest when it loads the bundle for the first time, by some tokens with
+    /// each number, and remembers that. The decoder is loaded a few times more for it. Nothing is measured where
+    /// [`threads`](Self::threads) says how many, where there is one core, or where the weights are so small that it does not matter.
+    pub fn choose_threads(mut self, choices: ThreadChoices) -> Self {
+        self.thread_choices = Some(choices);
         self
     }
 
@@ -177,7 +201,7 @@ impl EngineBuilder {
         let settings = GraphSettings {
             environment: library.environment,
             device: self.device,
-            threads,
+            threads: ThreadChoice::spinning(threads),
             dequantize_once: self.dequantize_once,
             own_attention: !self.library_attention,
             engines: None,
@@ -197,7 +221,6 @@ impl EngineBuilder {
             processor,
             graphs,
             limits,
-            threads,
         });
         let engine = Engine { inner };
         engine.warm_up(&self.cancel)?;
@@ -269,9 +292,13 @@ impl EngineBuilder {
         let mut decoder = Err(Inner::Cancelled.into());
         for device in candidates {
             settings.device = device;
-            decoder = self
-                .check(bundle, &settings)
-                .and_then(|()| load(self, contract::DECODER, &settings));
+            decoder = match self.check(bundle, &settings) {
+                Ok(()) => {
+                    settings.threads = self.chosen_threads(bundle, &settings)?;
+                    load(self, contract::DECODER, &settings)
+                }
+                Err(unusable) => Err(unusable),
+            };
             let unusable = [ErrorKind::Provider, ErrorKind::Memory];
             let go_on = matches!(&decoder, Err(e) if unusable.contains(&e.kind()));
             if !go_on {
@@ -286,7 +313,71 @@ impl EngineBuilder {
                 None => None,
             },
             device: settings.device,
+            threads: settings.threads.threads,
         })
+    }
+
+    /// The threads to load `bundle` with: those of `settings`, or those that were found to be faster.
+    fn chosen_threads(&mut self, bundle: &Bundle, settings: &GraphSettings) -> Result<ThreadChoice> {
+        let usual = settings.threads;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let weights = MemoryEstimate::of(bundle, 1, 1).weights;
+        let choices = self.thread_choices.clone().filter(|_| {
+            let free = self.threads.is_none() && settings.device == Device::Cpu;
+            free && cores > 1 && weights >= MEASURABLE_BYTES
+        });
+        let Some(choices) = choices else {
+            return Ok(usual);
+        };
+        let circumstances = Circumstances {
+            bundle: bundle.id(),
+            onnxruntime: ort::info().to_owned(),
+            processor: processor(),
+            cores,
+            own_attention: settings.own_attention,
+        };
+        if let Some(choice) = choices.recall(&circumstances) {
+            return Ok(choice);
+        }
+        let numbers = candidates(cores, usual.threads);
+        let count = numbers.len() + 1;
+        let mut tried = Vec::new();
+        for (index, threads) in numbers.into_iter().enumerate() {
+            let choice = ThreadChoice::spinning(threads);
+            tried.push((choice, self.measure(bundle, settings, choice, [index, count])?));
+        }
+        let best = fastest(&tried).unwrap_or(usual);
+        let waiting = ThreadChoice {
+            spinning: false,
+            ..best
+        };
+        let seconds = self.measure(bundle, settings, waiting, [count - 1, count])?;
+        tried.retain(|(choice, _)| *choice == best);
+        tried.push((waiting, seconds));
+        let choice = fastest(&tried).unwrap_or(usual);
+        choices.remember(circumstances, choice);
+        Ok(choice)
+    }
+
+    /// Seconds for a token with the threads of `choice`; the measurement is number `index` of `count`.
+    fn measure(
+        &mut self,
+        bundle: &Bundle,
+        settings: &GraphSettings,
+        choice: ThreadChoice,
+        [index, count]: [usize; 2],
+    ) -> Result<f64> {
+        (self.progress)(LoadProgress::Measuring {
+            threads: choice.threads,
+            index,
+            count,
+        });
+        self.cancel.check()?;
+        let settings = GraphSettings {
+            threads: choice,
+            ..settings.clone()
+        };
+        seconds_for_a_token(bundle, &settings)
     }
 }
 
@@ -302,7 +393,6 @@ struct Loaded {
     processor: Processor,
     graphs: Arc<Graphs>,
     limits: Limits,
-    threads: usize,
 }
 
 impl Engine {
@@ -322,6 +412,7 @@ impl Engine {
             dir: dir.as_ref().to_owned(),
             device: Device::Auto,
             threads: None,
+            thread_choices: None,
             kv_budget: DEFAULT_KV_BUDGET,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             library: None,
@@ -435,7 +526,7 @@ impl Engine {
 
     /// Threads that compute.
     pub fn threads(&self) -> usize {
-        self.inner.threads
+        self.inner.graphs.threads
     }
 
     /// Longest text in tokens.

@@ -12,13 +12,14 @@ use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
 use crate::group_query_attention;
 use crate::provider::{Assignment, Device};
+use crate::thread_choice::ThreadChoice;
 
 /// How graphs are loaded.
 #[derive(Clone)]
 pub(crate) struct GraphSettings {
     pub(crate) environment: Environment,
     pub(crate) device: Device,
-    pub(crate) threads: usize,
+    pub(crate) threads: ThreadChoice,
     /// Whether integer weights become floats at load.
     pub(crate) dequantize_once: bool,
     /// Whether a decoder's attention is computed by our own kernel, where that is faster.
@@ -88,8 +89,12 @@ fn open(path: &Path, settings: &GraphSettings, assignment: &Assignment<'_>) -> R
     let builder = Session::builder(&settings.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_parallel_execution(false)?
-        .with_intra_threads(settings.threads)?
+        .with_intra_threads(settings.threads.threads)?
         .with_inter_threads(1)?;
+    let builder = match settings.threads.spinning {
+        true => builder,
+        false => builder.with_config_entry("session.intra_op.allow_spinning", "0")?,
+    };
     let builder = match settings.dequantize_once {
         // Else `DequantizeLinear` is kept for kernels of integers, which CPUs have for few graphs.
         true => builder.with_config_entry("session.disable_quant_qdq", "1")?,

@@ -46,6 +46,7 @@ mod session;
 mod shown_text;
 mod stats;
 mod stop;
+mod thread_choice;
 mod vision_inputs;
 mod words;
 mod writer;
@@ -75,5 +76,6 @@ pub use sampler::{History, LogitBias, Sampler, SamplerSettings, SamplerState, To
 pub use section::WrittenSection;
 pub use session::{Session, SessionContext};
 pub use stats::{Stats, available_bytes, peak_rss_bytes, rss_bytes};
+pub use thread_choice::ThreadChoices;
 pub use words::{WordCounter, count_words};
 pub use writer::{Task, Writer, WriterEvent, WriterSettings};

@@ -21,6 +21,8 @@ pub(crate) struct Graphs {
     pub(crate) vision_encoder: Option<Graph>,
     /// What the graphs were loaded on; never [`Device::Auto`].
     pub(crate) device: Device,
+    /// Threads that the processor computes with.
+    pub(crate) threads: usize,
 }
 
 /// Limits of a session.

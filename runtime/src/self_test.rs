@@ -69,6 +69,7 @@ fn compare(expected: &[f32], found: &[f32]) -> std::result::Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::thread_choice::ThreadChoice;
 
     #[test]
     fn small_differences_pass_and_nonsense_does_not() {
@@ -84,7 +85,7 @@ mod tests {
         let settings = GraphSettings {
             environment: library.environment,
             device: Device::Cpu,
-            threads: 1,
+            threads: ThreadChoice::spinning(1),
             dequantize_once: false,
             own_attention: false,
             engines: None,

@@ -474,7 +474,6 @@ impl Recipe {
     }
 }
 
-/// A token's bias, such as `4032=-inf`.
 /// A number of tokens.
 fn lookup(text: &str) -> Result<usize, String> {
     match text {
@@ -485,6 +484,7 @@ fn lookup(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A token's bias, such as `4032=-inf`.
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let pair = text
         .split_once('=')

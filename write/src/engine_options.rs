@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lwv_runtime::{CancelToken, Device, Engine, EngineCache, LoadProgress};
+use lwv_runtime::{CancelToken, Device, Engine, EngineCache, LoadProgress, ThreadChoices};
 use serde::Serialize;
 
 /// How a bundle is loaded, and on what it computes.
@@ -11,7 +11,7 @@ pub struct EngineOptions {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
     pub device: Device,
-    /// Threads to compute with; by default the number of cores.
+    /// Threads to compute with; by default as many as were fastest in a short measurement when the bundle was first loaded here.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
     /// Most memory for the cache, in MiB.
@@ -68,9 +68,10 @@ impl EngineOptions {
             .engines(self.engine_cache())
             .cancel(cancel.clone())
             .on_progress(progress);
-        if let Some(threads) = self.threads {
-            builder = builder.threads(threads as usize);
-        }
+        builder = match self.threads {
+            Some(threads) => builder.threads(threads as usize),
+            None => builder.choose_threads(ThreadChoices::new(ThreadChoices::usual_folder())),
+        };
         if let Some(library) = &self.onnxruntime {
             builder = builder.library(library);
         }

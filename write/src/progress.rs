@@ -47,6 +47,16 @@ impl Progress {
             LoadProgress::Loading { graph, index, count } => {
                 self.show(format!("loading {graph} ({} of {count})", index + 1));
             }
+            LoadProgress::Measuring {
+                threads,
+                index,
+                count,
+            } => {
+                self.show(format!(
+                    "measuring {threads} threads ({} of {count}; once)",
+                    index + 1
+                ));
+            }
             LoadProgress::Building { graph, reason } => {
                 let why = reason
                     .as_ref()
