@@ -24,7 +24,6 @@ mod queue;
 mod refusal;
 mod server;
 mod service;
-mod settled_text;
 mod stop;
 mod token;
 mod unsupported;

@@ -2,6 +2,7 @@ use std::sync::mpsc::Receiver;
 
 use lwv_processor::Prompt;
 use lwv_runtime::{Event, FinishReason, Session, WordCounter, Writer, WriterEvent, WriterSettings};
+use lwv_write::SettledText;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -11,7 +12,6 @@ use crate::extension::LongText;
 use crate::model::Model;
 use crate::picture;
 use crate::refusal::Refusal;
-use crate::settled_text::SettledText;
 use crate::usage::Usage;
 
 /// A request whose turn it is.

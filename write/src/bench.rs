@@ -10,7 +10,7 @@ use lwv_runtime::{
 use lwv_write::{EngineOptions, Progress};
 use serde::Serialize;
 
-use crate::settled_output::print_text;
+use crate::print_text;
 
 /// What is read where no tokens were given, again and again.
 const TEXT: &str =

@@ -6,10 +6,9 @@ mod cli;
 mod long_text;
 mod overview;
 mod program;
-mod settled_output;
 mod text_file;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -18,12 +17,11 @@ use lwv_processor::{Message, Prompt, RgbImage, open_image};
 use lwv_runtime::{
     CancelToken, Draft, Engine, ErrorKind, Event, FinishReason, GenerationSettings, Stats, WriterEvent,
 };
-use lwv_write::Progress;
+use lwv_write::{Progress, SettledText};
 use serde::Serialize;
 
 use crate::bench::Bench;
 use crate::cli::{Arguments, Command, PromptSource, Recipe};
-use crate::settled_output::{SettledOutput, print_text};
 use crate::text_file::{TextFile, beside};
 
 /// Exit status after Ctrl-C, as shells have it.
@@ -220,7 +218,7 @@ fn prompt(recipe: &Recipe, engine: &Engine, images: &[RgbImage]) -> Result<Promp
 struct Desk {
     progress: Progress,
     file: Option<TextFile>,
-    stdout: Option<SettledOutput>,
+    stdout: Option<SettledText>,
     text: String,
     stats: Totals,
     /// What is to be said when the text is there.
@@ -269,7 +267,7 @@ impl Desk {
         Ok(Self {
             progress: Progress::new(recipe.words, to_stdout && std::io::stdout().is_terminal()),
             file: recipe.out.as_deref().map(TextFile::create).transpose()?,
-            stdout: to_stdout.then(|| SettledOutput::new(recipe.loop_guard)),
+            stdout: to_stdout.then(|| SettledText::new(recipe.loop_guard)),
             text: String::new(),
             stats: Totals::default(),
             notes: Vec::new(),
@@ -322,7 +320,7 @@ impl Desk {
         match event {
             Event::Token { text, .. } => self.put(text),
             Event::Rewound { bytes, .. } => self.take_back(*bytes),
-            Event::Settled { bytes } => self.print(|stdout, text| stdout.settle(text, *bytes)),
+            Event::Settled { bytes } => self.print(|stdout| stdout.settle(*bytes)),
             Event::Finished { text, .. } => {
                 self.put(text);
                 self.settle_all();
@@ -337,11 +335,14 @@ impl Desk {
             let written = file.push(text);
             self.note(written);
         }
-        self.print(SettledOutput::add);
+        self.print(|stdout| stdout.push(text));
     }
 
     fn take_back(&mut self, bytes: usize) {
         self.text.truncate(self.text.len() - bytes);
+        if let Some(stdout) = &mut self.stdout {
+            stdout.take_back(bytes);
+        }
         if let Some(file) = &mut self.file {
             let taken = file.take_back(bytes);
             self.note(taken);
@@ -350,12 +351,12 @@ impl Desk {
 
     /// All text so far stays.
     fn settle_all(&mut self) {
-        self.print(SettledOutput::settle_all);
+        self.print(SettledText::settle_all);
     }
 
-    fn print(&mut self, print: impl FnOnce(&mut SettledOutput, &str) -> Result<()>) {
+    fn print(&mut self, settled: impl FnOnce(&mut SettledText) -> String) {
         if let Some(stdout) = &mut self.stdout {
-            let printed = print(stdout, &self.text);
+            let printed = print_text(&settled(stdout));
             self.note(printed);
         }
     }
@@ -468,6 +469,15 @@ fn save_recipe(recipe: &Recipe, out: &std::path::Path) -> Result<()> {
     let mut file = TextFile::create(&beside(out, ".recipe.json"))?;
     file.push(&format!("{}\n", serde_json::to_string_pretty(recipe)?))?;
     file.finish()
+}
+
+/// Prints `text` at once.
+fn print_text(text: &str) -> Result<()> {
+    // Unlike `print!`, this does not panic when nobody reads the pipe any more.
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("cannot write to standard output")
 }
 
 #[expect(clippy::print_stderr, reason = "people read messages on standard error")]

@@ -1,6 +1,6 @@
-/// The text of a generation on its way to a client. What was sent cannot be taken back, so where text may be, only what stays is
-/// given out: usually a sentence when the next one begins.
-pub(crate) struct SettledText {
+/// The text of a generation on its way to where nothing can be taken back: a terminal, a pipe, a client. Where text may be taken back,
+/// only what stays is given out: usually a sentence when the next one begins.
+pub struct SettledText {
     /// Whether text may be taken back.
     waits: bool,
     held: String,
@@ -10,7 +10,7 @@ pub(crate) struct SettledText {
 
 impl SettledText {
     /// Nothing yet.
-    pub(crate) fn new(waits: bool) -> Self {
+    pub fn new(waits: bool) -> Self {
         Self {
             waits,
             held: String::new(),
@@ -18,8 +18,8 @@ impl SettledText {
         }
     }
 
-    /// The text goes on with this. Returns what can be sent.
-    pub(crate) fn push(&mut self, text: &str) -> String {
+    /// The text goes on with this. Returns what can be given out.
+    pub fn push(&mut self, text: &str) -> String {
         self.held.push_str(text);
         match self.waits {
             true => String::new(),
@@ -28,17 +28,17 @@ impl SettledText {
     }
 
     /// The last `bytes` bytes are no part of the text any more.
-    pub(crate) fn take_back(&mut self, bytes: usize) {
+    pub fn take_back(&mut self, bytes: usize) {
         self.held.truncate(self.held.len().saturating_sub(bytes));
     }
 
-    /// The first `bytes` bytes of the generation's text stay. Returns what can be sent.
-    pub(crate) fn settle(&mut self, bytes: usize) -> String {
+    /// The first `bytes` bytes of the generation's text stay. Returns what can be given out.
+    pub fn settle(&mut self, bytes: usize) -> String {
         self.give(bytes.saturating_sub(self.given))
     }
 
-    /// All text stays, and the next generation's goes on after it. Returns what can be sent.
-    pub(crate) fn settle_all(&mut self) -> String {
+    /// All text stays, and the next generation's goes on after it. Returns what can be given out.
+    pub fn settle_all(&mut self) -> String {
         self.given = 0;
         std::mem::take(&mut self.held)
     }
