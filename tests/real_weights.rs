@@ -7,9 +7,15 @@
 )]
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use lwv_model::{Checkpoint, Logits, Precision};
-use lwv_tests::{Difference, OrtText, bundle, engine, fixtures, highest, read_json, workspace};
+use lwv_runtime::{
+    CancelToken, Device, Engine, ErrorKind, FinishReason, GenerationSettings, SamplerSettings,
+};
+use lwv_tests::{
+    Difference, OrtText, bundle, cancelled, engine, fixtures, highest, library, read_json, workspace,
+};
 use lwv_train::Network;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -130,4 +136,51 @@ fn two_hundred_greedy_tokens_are_those_of_transformers() {
         }
         assert_eq!(written, greedy, "{name}");
     }
+}
+
+/// Within a quarter of a second, whatever it is at.
+#[test]
+#[ignore = "needs SmolLM2's weights; scripts/check fetches them and runs this"]
+fn cancelling_ends_loading_reading_and_writing() {
+    let folder = bundle(&checkpoint(), Precision::Fp32);
+    let builder = || Engine::builder(&folder).device(Device::Cpu).library(library());
+    let started = Instant::now();
+    let engine = builder().build().unwrap();
+    let whole = started.elapsed();
+    let load = |cancel: &CancelToken| builder().cancel(cancel.clone()).build().err();
+    let error = cancelled(whole / 3, load, Option::is_some).unwrap();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+
+    let write = |prompt: &str, cancel: &CancelToken| {
+        let mut session = engine.session().unwrap();
+        session
+            .extend(engine.processor().raw_prompt(prompt, &[]).unwrap())
+            .unwrap();
+        let settings = GenerationSettings {
+            sampler: SamplerSettings::greedy(),
+            ignore_eos: true,
+            max_new_tokens: 4000,
+            cancel: cancel.clone(),
+            ..GenerationSettings::default()
+        };
+        let output = session.generate(settings).unwrap().complete().unwrap();
+        assert_eq!(output.reason, FinishReason::Cancelled);
+        (
+            session.tokens().len() - session.cached_tokens(),
+            output.token_ids.len(),
+        )
+    };
+    let long = "The lighthouse keeper wrote down the weather. ".repeat(400);
+    let while_reading = |(left, written): &(usize, usize)| *left > 0 && *written == 0;
+    cancelled(
+        Duration::from_millis(400),
+        |cancel| write(&long, cancel),
+        while_reading,
+    );
+    let while_writing = |(_, written): &(usize, usize)| (1..4000).contains(written);
+    cancelled(
+        Duration::from_millis(600),
+        |cancel| write("Tea is", cancel),
+        while_writing,
+    );
 }

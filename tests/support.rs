@@ -7,6 +7,8 @@
     reason = "a panic is how a test fails"
 )]
 
+#[path = "support/alarm.rs"]
+mod alarm;
 #[path = "support/bundle.rs"]
 mod bundle;
 #[path = "support/command.rs"]
@@ -26,6 +28,7 @@ mod random;
 #[path = "support/random_checkpoint.rs"]
 mod random_checkpoint;
 
+pub use alarm::cancelled;
 pub use bundle::{Quiet, bundle, bundle_for, bundle_for_tensorrt, bundle_with_adapter, export_into, recipe};
 pub use command::{Run, installed_c_library, lwv_export, lwv_quantize, lwv_serve, lwv_write};
 pub use difference::{Difference, cosine, highest};
