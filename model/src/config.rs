@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{ConfigError, TextConfig, VisionConfig};
+use crate::{ConfigError, TextConfig, TileVisionConfig, Vision, VisionConfig};
 
 /// A family of models, as `model_type` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,20 @@ pub enum Family {
     Qwen2,
     /// Llama, text only.
     Llama,
+    /// Idefics3, as which most SmolVLM checkpoints are published: the decoder of Llama, and a tower of tiles.
+    Idefics3,
+    /// SmolVLM: the same network.
+    SmolVlm,
 }
+
+/// All of them.
+const FAMILIES: [Family; 5] = [
+    Family::Qwen25Vl,
+    Family::Qwen2,
+    Family::Llama,
+    Family::Idefics3,
+    Family::SmolVlm,
+];
 
 impl Family {
     /// The family's `model_type`.
@@ -23,11 +36,18 @@ impl Family {
             Self::Qwen25Vl => "qwen2_5_vl",
             Self::Qwen2 => "qwen2",
             Self::Llama => "llama",
+            Self::Idefics3 => "idefics3",
+            Self::SmolVlm => "smolvlm",
         }
     }
 
+    /// Whether its decoder has the biases of Qwen2.
+    fn has_qwen_decoder(self) -> bool {
+        matches!(self, Self::Qwen25Vl | Self::Qwen2)
+    }
+
     fn from_model_type(model_type: &str) -> Result<Self, ConfigError> {
-        [Self::Qwen25Vl, Self::Qwen2, Self::Llama]
+        FAMILIES
             .into_iter()
             .find(|family| family.model_type() == model_type)
             .ok_or_else(|| ConfigError::UnknownFamily(model_type.to_owned()))
@@ -45,7 +65,7 @@ pub struct ModelConfig {
     /// The decoder.
     pub text: TextConfig,
     /// The vision tower, where the family has one.
-    pub vision: Option<VisionConfig>,
+    pub vision: Option<Vision>,
     /// Token that stands for one merged image patch in a prompt.
     pub image_token_id: Option<u32>,
     /// Token that stands for one merged video patch in a prompt.
@@ -94,26 +114,23 @@ impl ModelConfig {
             .get("text_config")
             .filter(|v| v.is_object())
             .unwrap_or(config);
-        let tied = [config, text_fields]
+        let told_tied: &[_] = match family {
+            // Only the top level counts there (transformers `modeling_idefics3.py`).
+            Family::Idefics3 | Family::SmolVlm => &[config],
+            _ => &[config, text_fields],
+        };
+        let tied = told_tied
             .iter()
             .find_map(|fields| fields.get("tie_word_embeddings")?.as_bool());
-        let multimodal = family == Family::Qwen25Vl;
+        check_decoder(family, text_fields)?;
+        let three_axes = family == Family::Qwen25Vl;
         let text = TextConfig::from_fields(
             text_fields,
             tied.unwrap_or(false),
-            multimodal,
-            family != Family::Llama,
+            three_axes,
+            family.has_qwen_decoder(),
         )?;
-        let vision = match family {
-            Family::Qwen25Vl => Some(VisionConfig::from_fields(
-                config.get("vision_config").ok_or(ConfigError::MissingField {
-                    section: "config.json",
-                    field: "vision_config",
-                })?,
-                text.hidden_size,
-            )?),
-            Family::Qwen2 | Family::Llama => None,
-        };
+        let vision = vision(family, config, text.hidden_size)?;
         let token = |field| {
             [config, text_fields]
                 .iter()
@@ -128,13 +145,17 @@ impl ModelConfig {
                     .filter(|ids| !ids.is_empty())
             })
             .unwrap_or_default();
-        let media_token = |field, default| token(field).or(multimodal.then_some(default));
+        // The defaults are the families' own, which transformers leaves out of `config.json` at times.
+        let media_token = |field, default| token(field).or(three_axes.then_some(default));
+        let image_token_id = match family {
+            Family::Idefics3 | Family::SmolVlm => token("image_token_id").or(Some(128_257)),
+            _ => media_token("image_token_id", 151_655),
+        };
         Ok(Self {
             family,
             text,
             vision,
-            // The defaults are Qwen2.5-VL's own, which transformers leaves out of `config.json` at times.
-            image_token_id: media_token("image_token_id", 151_655),
+            image_token_id,
             video_token_id: media_token("video_token_id", 151_656),
             vision_start_token_id: media_token("vision_start_token_id", 151_652),
             vision_end_token_id: media_token("vision_end_token_id", 151_653),
@@ -165,6 +186,41 @@ impl ModelConfig {
             self.eos_token_ids = ids;
         }
     }
+}
+
+/// Refuses a family of any decoder with another than Llama's.
+fn check_decoder(family: Family, text_fields: &Value) -> Result<(), ConfigError> {
+    let model_type = text_fields.get("model_type").and_then(Value::as_str);
+    match (family, model_type) {
+        (Family::Idefics3 | Family::SmolVlm, Some(other)) if other != "llama" => Err(ConfigError::invalid(
+            "text_config.model_type",
+            other,
+            "only `llama` is supported there",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The vision tower of a family that has one.
+fn vision(family: Family, config: &Value, text_hidden_size: usize) -> Result<Option<Vision>, ConfigError> {
+    let fields = || {
+        config.get("vision_config").ok_or(ConfigError::MissingField {
+            section: "config.json",
+            field: "vision_config",
+        })
+    };
+    Ok(match family {
+        Family::Qwen25Vl => Some(Vision::Windows(VisionConfig::from_fields(
+            fields()?,
+            text_hidden_size,
+        )?)),
+        Family::Idefics3 | Family::SmolVlm => Some(Vision::Tiles(TileVisionConfig::from_fields(
+            fields()?,
+            config.get("scale_factor"),
+            text_hidden_size,
+        )?)),
+        Family::Qwen2 | Family::Llama => None,
+    })
 }
 
 /// A token id, or a list of them; anything else is none.
@@ -229,6 +285,24 @@ mod tests {
             (config.position_axes(), config.vision, config.image_token_id),
             (1, None, None)
         );
+    }
+
+    #[test]
+    fn decoders_beside_tiles_are_tied_by_the_top_level() {
+        let mut fields = text();
+        fields["rope_scaling"] = Value::Null;
+        fields["tie_word_embeddings"] = json!(true);
+        let vision = json!({"hidden_size": 16, "num_attention_heads": 2, "image_size": 64, "patch_size": 16});
+        let mut config = json!({"model_type": "smolvlm", "text_config": fields, "vision_config": vision});
+        let read = ModelConfig::from_value(&config).unwrap();
+        assert!(!read.text.tie_word_embeddings && !read.text.qkv_bias);
+        assert_eq!((read.position_axes(), read.image_token_id), (1, Some(128_257)));
+        assert_eq!(read.vision.unwrap().merge_size(), 2);
+        config["tie_word_embeddings"] = json!(true);
+        assert!(ModelConfig::from_value(&config).unwrap().text.tie_word_embeddings);
+        config["text_config"]["model_type"] = json!("mistral");
+        let error = ModelConfig::from_value(&config).unwrap_err().to_string();
+        assert!(error.contains("text_config.model_type") && error.contains("mistral"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Dimension names matter too: transformers.js sizes the empty cache by `batch_size`.
 
 use crate::manifest::{Dimension, ElementType, GraphContract, Target, TensorContract};
-use crate::{ModelConfig, TextConfig, VisionConfig};
+use crate::{ModelConfig, TextConfig, Vision, VisionConfig};
 
 /// Images to features.
 pub const VISION_ENCODER: &str = "vision_encoder";
@@ -97,18 +97,25 @@ pub fn graph_file(graph: &str) -> String {
     format!("onnx/{graph}.onnx")
 }
 
-/// Borders of [`VISION_ENCODER`]. Graphs of target `ort` derive the geometry from the grids of images, since other runtimes
-/// hand over nothing else; those of target `tensorrt` are told it, shaped as in [`crate::VisionInputs`].
-pub fn vision_encoder(vision: &VisionConfig, target: Target) -> GraphContract {
+/// Borders of [`VISION_ENCODER`]. A tower of tiles reads nothing but the patches of whole tiles.
+pub fn vision_encoder(vision: &Vision, target: Target) -> GraphContract {
+    let dims = vec![symbol(NUM_PATCHES), size(vision.patch_elements())];
+    let mut inputs = vec![tensor(PIXEL_VALUES, ElementType::Float32, dims)];
+    if let Vision::Windows(vision) = vision {
+        inputs.extend(geometry(vision, target));
+    }
+    let dims = vec![symbol(NUM_IMAGE_TOKENS), size(vision.out_hidden_size())];
+    contract(inputs, vec![tensor(IMAGE_FEATURES, ElementType::Float32, dims)])
+}
+
+/// What a tower that attends in windows is told beside patches. Graphs of target `ort` derive the geometry from the grids of
+/// images, since other runtimes hand over nothing else; those of target `tensorrt` are told it, shaped as in
+/// [`crate::VisionInputs`].
+fn geometry(vision: &VisionConfig, target: Target) -> Vec<TensorContract> {
     let integers = |name, dims| tensor(name, ElementType::Int64, dims);
     let lengths = |name, count| tensor(name, ElementType::Int32, vec![symbol(count)]);
     let patches = || symbol(NUM_PATCHES);
-    let mut inputs = vec![tensor(
-        PIXEL_VALUES,
-        ElementType::Float32,
-        vec![patches(), size(vision.patch_elements())],
-    )];
-    inputs.extend(match target {
+    match target {
         Target::Ort => vec![integers(IMAGE_GRID_THW, vec![symbol(NUM_IMAGES), size(3)])],
         Target::TensorRt => vec![
             integers(PATCH_POSITIONS, vec![size(2), patches()]),
@@ -122,13 +129,7 @@ pub fn vision_encoder(vision: &VisionConfig, target: Target) -> GraphContract {
             lengths(FRAME_LENGTHS, NUM_FRAMES),
             integers(FRAME_PLACES, vec![patches()]),
         ],
-    });
-    let features = tensor(
-        IMAGE_FEATURES,
-        ElementType::Float32,
-        vec![symbol(NUM_IMAGE_TOKENS), size(vision.out_hidden_size)],
-    );
-    contract(inputs, vec![features])
+    }
 }
 
 /// Borders of [`EMBED_TOKENS`].

@@ -21,7 +21,7 @@ pub enum ConfigError {
         message: String,
     },
     /// `model_type` names a family that this toolchain does not know.
-    #[error("unknown model_type `{0}`; known are `qwen2_5_vl`, `qwen2` and `llama`")]
+    #[error("unknown model_type `{0}`; known are `qwen2_5_vl`, `idefics3`, `smolvlm`, `qwen2` and `llama`")]
     UnknownFamily(String),
     /// A required field is missing.
     #[error("`{section}` has no field `{field}`")]

@@ -2,7 +2,7 @@
 //!
 //! - [`ModelConfig`] reads a checkpoint's `config.json`, in both spellings that exist.
 //! - [`WeightNames`] knows every weight's name in every layout that exists; shapes stand where a weight is asked for.
-//! - [`decoder`] and [`vision_tower`] are the network, as plain functions over [`Ops`].
+//! - [`decoder`], [`vision_tower`] and [`tile_tower`] are the networks, as plain functions over [`Ops`] and [`TileOps`].
 //! - [`contract`] names the inputs, outputs and dimensions of the exported graphs, [`Manifest`] the bundle's files.
 //!
 //! - With feature `checkpoint`, [`Checkpoint`] and [`Adapter`] read weights, whole or in bounded memory.
@@ -25,7 +25,10 @@ mod ops;
 mod rope;
 mod tensorrt_version;
 mod text;
+mod tile_ops;
+mod tile_vision;
 mod vision;
+mod vision_kind;
 
 #[cfg(feature = "checkpoint")]
 pub use adapter::{Adapter, LowRank};
@@ -48,6 +51,9 @@ pub use ops::{Ops, Rotary, Segments};
 pub use rope::{Rope, RopeScaling};
 pub use tensorrt_version::TensorRtVersion;
 pub use text::TextConfig;
+pub use tile_ops::TileOps;
+pub use tile_vision::{TileVisionConfig, tile_tower};
 pub use vision::{
     VisionConfig, VisionInputs, vision_block, vision_embedding, vision_merger, vision_rotary, vision_tower,
 };
+pub use vision_kind::Vision;

@@ -1,13 +1,13 @@
 use crate::{
-    DecoderInputs, Logits, ModelConfig, Ops, Rotary, Segments, VisionInputs, decoder, token_embeddings,
-    vision_tower,
+    DecoderInputs, Logits, ModelConfig, Ops, Rotary, Segments, TileOps, Vision, VisionInputs, decoder, tile_tower,
+    token_embeddings, vision_tower,
 };
 
 /// The names that one weight bears in the layouts that exist.
 ///
 /// Canonical names are those of the published checkpoints: `model.*`, `visual.*` and `lm_head.weight`. transformers 5
 /// holds a multimodal model's parts as `model.language_model.*` and `model.visual.*`; other tools write
-/// `language_model.model.*`.
+/// `language_model.model.*`. Idefics3 and SmolVLM have `model.text_model.*`, `model.vision_model.*` and `model.connector.*`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WeightNames;
 
@@ -21,7 +21,8 @@ const LAYOUTS: &[(&str, &[&str])] = &[
             "model.text_model.",
         ],
     ),
-    ("visual.", &["model.visual."]),
+    ("visual.connector.", &["model.connector."]),
+    ("visual.", &["model.visual.", "model.vision_model."]),
     ("lm_head.", &["language_model.lm_head.", "model.lm_head."]),
 ];
 
@@ -69,8 +70,14 @@ pub fn expected_weights(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         positions: (),
     };
     let Ok(()) = token_embeddings(&mut names, &config.text, &());
-    if let Some(vision) = &config.vision {
-        let Ok(()) = vision_tower(&mut names, vision, &images);
+    match &config.vision {
+        Some(Vision::Windows(vision)) => {
+            let Ok(()) = vision_tower(&mut names, vision, &images);
+        }
+        Some(Vision::Tiles(vision)) => {
+            let Ok(()) = tile_tower(&mut names, vision, &());
+        }
+        None => {}
     }
     let Ok(()) = decoder(&mut names, &config.text, &tokens, Logits::LastPosition);
     names.weights
@@ -138,6 +145,21 @@ impl Ops for NameOps {
     }
 }
 
+impl TileOps for NameOps {
+    fn layer_norm(&mut self, (): &(), (): &(), (): &(), _: f64) -> Nothing {
+        Ok(())
+    }
+    fn gelu_tanh(&mut self, (): &()) -> Nothing {
+        Ok(())
+    }
+    fn add_to_tiles(&mut self, (): &(), (): &(), _: &[usize]) -> Nothing {
+        Ok(())
+    }
+    fn tile_attention(&mut self, (): &(), (): &(), (): &(), _: usize, _: usize) -> Nothing {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +170,7 @@ mod tests {
         for canonical in [
             "model.layers.3.mlp.up_proj.weight",
             "visual.blocks.0.attn.qkv.bias",
+            "visual.connector.modality_projection.proj.weight",
             "lm_head.weight",
         ] {
             let candidates = WeightNames::candidates(canonical);

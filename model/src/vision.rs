@@ -14,7 +14,7 @@ use crate::{ConfigError, Ops, Rotary, Segments};
 /// RMS norms of the tower use this epsilon whatever the config says (transformers `modeling_qwen2_5_vl.py`).
 const EPS: f64 = 1e-6;
 
-/// Geometry of the vision tower.
+/// Geometry of a vision tower that attends in windows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     /// Number of blocks.

@@ -27,6 +27,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     path: PathBuf,
     tokens: Vec<(String, String)>,
+    /// Whether text alone, too, has to be a list of parts.
+    in_parts: bool,
 }
 
 impl ChatTemplate {
@@ -65,11 +67,16 @@ impl ChatTemplate {
             Ok(environment)
         });
         match compiled {
-            Ok(environment) => Ok(Self {
-                environment,
-                path,
-                tokens,
-            }),
+            Ok(environment) => {
+                let mut template = Self {
+                    environment,
+                    path,
+                    tokens,
+                    in_parts: false,
+                };
+                template.in_parts = template.wants_parts();
+                Ok(template)
+            }
             Err(error) => Err(Error::ChatTemplate {
                 path,
                 message: describe(&error),
@@ -77,12 +84,30 @@ impl ChatTemplate {
         }
     }
 
+    /// Whether the template loses the text of messages that are one string and keeps that of messages in parts: those of Idefics3 and
+    /// SmolVLM look into each message's first part.
+    fn wants_parts(&self) -> bool {
+        const SAID: &str = "what is said";
+        let keeps = |in_parts| {
+            let asked = Self {
+                in_parts,
+                ..self.clone()
+            };
+            let text = asked.render(&[Message::text("user", SAID)], true);
+            text.is_ok_and(|text| text.contains(SAID))
+        };
+        !keeps(false) && keeps(true)
+    }
+
     /// The conversation as text. With `add_generation_prompt` it ends where the assistant begins to speak.
     ///
     /// # Errors
     /// The template refuses the messages or fails on them.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let messages: TemplateValue = messages.iter().map(Message::to_template_value).collect();
+        let messages: TemplateValue = messages
+            .iter()
+            .map(|message| message.to_template_value(self.in_parts))
+            .collect();
         let variables = self
             .tokens
             .iter()
@@ -228,6 +253,21 @@ mod tests {
         };
         let messages = [two_texts, Message::with_images("user", 2, "c")];
         assert_eq!(render(source, &messages), "S:ab;[image][image][textc];");
+    }
+
+    #[test]
+    fn a_template_that_looks_into_parts_gets_parts() {
+        // As published with SmolVLM.
+        let source = "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] \
+                      == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == \
+                      'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}\
+                      <end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}";
+        let messages = [
+            Message::text("system", "Write."),
+            Message::with_images("user", 1, "What is it?"),
+        ];
+        let want = "<|im_start|>System: Write.<end_of_utterance>\nUser:<image>What is it?<end_of_utterance>\nAssistant:";
+        assert_eq!(render(source, &messages), want);
     }
 
     #[test]

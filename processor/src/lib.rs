@@ -2,8 +2,8 @@
 //!
 //! - [`Processor`] reads a checkpoint or bundle folder and makes a [`Prompt`]: token ids and image [`Patches`]; or a
 //!   [`Transcript`] of a whole conversation, to learn from.
-//! - [`Tokenizer`], [`TokenStream`] and [`ChatTemplate`] are the text side, [`decode_image`] and [`ImageProcessor`]
-//!   the image side; each can be used alone.
+//! - [`Tokenizer`], [`TokenStream`] and [`ChatTemplate`] are the text side, [`decode_image`] and [`ImageProcessor`], or
+//!   [`TileProcessor`], the image side; each can be used alone.
 //! - [`VisionGeometry`] computes what the vision tower must know about the picture sizes, [`PositionBuilder`] the
 //!   decoder's position ids.
 //!
@@ -34,6 +34,7 @@ mod size;
 mod stream;
 mod strftime;
 mod template;
+mod tiles;
 mod tokenizer;
 mod transcript;
 mod vision;
@@ -53,6 +54,7 @@ pub use resize::{Filter, resize};
 pub use rgb_image::RgbImage;
 pub use size::smart_resize;
 pub use stream::TokenStream;
+pub use tiles::{Split, TileProcessor, Tiles};
 pub use tokenizer::Tokenizer;
 pub use transcript::Transcript;
 pub use window::{Segments, VisionGeometry, VisionLayout};

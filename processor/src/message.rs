@@ -49,10 +49,10 @@ impl Message {
             .count()
     }
 
-    /// The message as templates expect it: text alone as one string, which text-only templates need, else a list of
-    /// `{"type": …}` items.
-    pub(crate) fn to_template_value(&self) -> TemplateValue {
-        let content = if self.image_count() == 0 {
+    /// The message as templates expect it: text alone as one string, which text-only templates need, unless it has to be `in_parts`;
+    /// else a list of `{"type": …}` items.
+    pub(crate) fn to_template_value(&self, in_parts: bool) -> TemplateValue {
+        let content = if self.image_count() == 0 && !in_parts {
             TemplateValue::from(self.said())
         } else {
             self.content.iter().map(Content::to_template_value).collect()
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn templates_see_a_string_or_a_list() {
-        let text = Message::text("user", "x").to_template_value();
+        let text = Message::text("user", "x").to_template_value(false);
         assert_eq!(text.to_string(), "{'role': 'user', 'content': 'x'}");
-        let shown = Message::with_images("user", 1, "x").to_template_value();
+        let shown = Message::with_images("user", 1, "x").to_template_value(false);
         let want = "{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'x'}]}";
         assert_eq!(shown.to_string(), want);
     }

@@ -9,12 +9,13 @@ use crate::{Error, Grid, Result};
 /// `modeling_qwen2_5_vl.py`, still images). All calls together give what transformers gives for all ids at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PositionBuilder {
-    image: Option<ImageAxes>,
+    image: Option<ImageTokens>,
+    axes: usize,
     next: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ImageAxes {
+struct ImageTokens {
     token_id: u32,
     merge: usize,
 }
@@ -24,30 +25,45 @@ impl PositionBuilder {
     /// `spatial_merge_size`² patches.
     pub fn new(image_token_id: u32, spatial_merge_size: usize) -> Self {
         Self {
-            image: Some(ImageAxes {
+            axes: 3,
+            ..Self::one_axis(image_token_id, spatial_merge_size)
+        }
+    }
+
+    /// Positions with one axis, for a model that reads pictures and counts their tokens as those of text.
+    pub fn one_axis(image_token_id: u32, merge_size: usize) -> Self {
+        Self {
+            image: Some(ImageTokens {
                 token_id: image_token_id,
-                merge: spatial_merge_size,
+                merge: merge_size,
             }),
-            next: 0,
+            ..Self::text_only()
         }
     }
 
     /// Positions with one axis, for a model that reads text only.
     pub fn text_only() -> Self {
-        Self { image: None, next: 0 }
+        Self {
+            image: None,
+            axes: 1,
+            next: 0,
+        }
     }
 
     /// Positions as a model with `config` counts them.
     pub fn of(config: &ModelConfig) -> Self {
         match (&config.vision, config.image_token_id) {
-            (Some(vision), Some(image)) => Self::new(image, vision.spatial_merge_size),
+            (Some(vision), Some(image)) => Self {
+                axes: config.position_axes(),
+                ..Self::one_axis(image, vision.merge_size())
+            },
             _ => Self::text_only(),
         }
     }
 
     /// Number of axes: 3 (time, row, column), or 1 for text only.
     pub fn axes(&self) -> usize {
-        if self.image.is_some() { 3 } else { 1 }
+        self.axes
     }
 
     /// The position of the next text token.
@@ -69,6 +85,9 @@ impl PositionBuilder {
         };
         check_counts(image, input_ids, grids)?;
         let (rows, next) = place(image, input_ids, grids, self.next)?;
+        if self.axes == 1 {
+            return Ok(self.extend_text(input_ids.len()));
+        }
         self.next = next;
         Ok(rows.concat())
     }
@@ -83,7 +102,7 @@ impl PositionBuilder {
     }
 }
 
-fn check_counts(image: ImageAxes, input_ids: &[u32], grids: &[Grid]) -> Result<()> {
+fn check_counts(image: ImageTokens, input_ids: &[u32], grids: &[Grid]) -> Result<()> {
     for grid in grids {
         grid.check(image.merge)?;
     }
@@ -101,7 +120,7 @@ fn check_counts(image: ImageAxes, input_ids: &[u32], grids: &[Grid]) -> Result<(
 }
 
 /// The three rows, and the position after them.
-fn place(image: ImageAxes, input_ids: &[u32], grids: &[Grid], start: i64) -> Result<([Vec<i64>; 3], i64)> {
+fn place(image: ImageTokens, input_ids: &[u32], grids: &[Grid], start: i64) -> Result<([Vec<i64>; 3], i64)> {
     let mut rows = [const { Vec::new() }; 3];
     rows.iter_mut().for_each(|row| row.reserve(input_ids.len()));
     let mut next = start;
@@ -201,6 +220,18 @@ mod tests {
             let joined = [&first[axis * 4..][..4], &second[axis * 3..][..3]].concat();
             assert_eq!(joined, whole[axis * 7..][..7], "axis {axis}");
         }
+    }
+
+    #[test]
+    fn on_one_axis_images_are_counted_and_checked() {
+        let mut positions = PositionBuilder::one_axis(IMAGE, 2);
+        let grids = [Grid { t: 1, h: 2, w: 4 }, Grid { t: 1, h: 2, w: 2 }];
+        let ids = [1, IMAGE, IMAGE, 2, IMAGE];
+        assert_eq!(positions.extend(&ids, &grids).unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!((positions.axes(), positions.next_position()), (1, 5));
+        assert!(positions.extend(&[IMAGE], &[]).is_err());
+        assert!(positions.extend(&[IMAGE, 1, IMAGE], &grids[..1]).is_err());
+        assert_eq!(positions.extend_text(1), [5]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::json::{read_json, read_json_if_there};
 use crate::patches::CHANNELS;
-use crate::{Error, Filter, ImageProcessor, Result};
+use crate::{Error, Filter, ImageProcessor, Result, TileProcessor};
 
 impl ImageProcessor {
     /// Reads `preprocessor_config.json` in `dir`, or `image_processor` in its `processor_config.json`.
@@ -12,38 +12,59 @@ impl ImageProcessor {
     /// # Errors
     /// Neither is there or can be read, or a field has a value that cannot be used.
     pub fn from_dir(dir: &Path) -> Result<Self> {
-        let advice = "save the image processor there (`processor.save_pretrained` in transformers)";
-        Self::find(dir)?.ok_or_else(|| Error::MissingFile {
-            path: dir.join("preprocessor_config.json"),
-            advice,
-        })
+        Self::find(dir)?.ok_or_else(|| missing(dir))
     }
 
     /// As [`from_dir`](Self::from_dir), but a folder without an image processor is no error.
     pub(crate) fn find(dir: &Path) -> Result<Option<Self>> {
-        let own = dir.join("preprocessor_config.json");
-        if own.exists() {
-            return Fields {
-                object: &read_json(&own)?,
-                path: &own,
-            }
-            .image_processor()
-            .map(Some);
-        }
-        let shared = dir.join("processor_config.json");
-        let Some(config) = read_json_if_there(&shared)? else {
-            return Ok(None);
-        };
-        match config.get("image_processor") {
-            Some(object) => Fields {
-                object,
-                path: &shared,
-            }
-            .image_processor()
-            .map(Some),
-            None => Ok(None),
-        }
+        with_fields(dir, |fields| fields.image_processor())
     }
+}
+
+impl TileProcessor {
+    /// Reads `preprocessor_config.json` in `dir`, or `image_processor` in its `processor_config.json`, for a tower that makes a
+    /// token of `merge_size`² patches of `patch_size` pixels a side.
+    ///
+    /// # Errors
+    /// Neither is there or can be read, or a field has a value that cannot be used.
+    pub fn from_dir(dir: &Path, patch_size: usize, merge_size: usize) -> Result<Self> {
+        let found = with_fields(dir, |fields| fields.tile_processor(patch_size, merge_size))?;
+        found.ok_or_else(|| missing(dir))
+    }
+
+    /// As [`from_dir`](Self::from_dir), but a folder without an image processor is no error.
+    pub(crate) fn find(dir: &Path, patch_size: usize, merge_size: usize) -> Result<Option<Self>> {
+        with_fields(dir, |fields| fields.tile_processor(patch_size, merge_size))
+    }
+}
+
+fn missing(dir: &Path) -> Error {
+    Error::MissingFile {
+        path: dir.join("preprocessor_config.json"),
+        advice: "save the image processor there (`processor.save_pretrained` in transformers)",
+    }
+}
+
+/// What `read` makes of the image processor's configuration in `dir`, where there is one.
+fn with_fields<T>(dir: &Path, read: impl FnOnce(&Fields<'_>) -> Result<T>) -> Result<Option<T>> {
+    let own = dir.join("preprocessor_config.json");
+    if own.exists() {
+        let fields = Fields {
+            object: &read_json(&own)?,
+            path: &own,
+        };
+        return read(&fields).map(Some);
+    }
+    let shared = dir.join("processor_config.json");
+    let config = read_json_if_there(&shared)?.unwrap_or_default();
+    let Some(object) = config.get("image_processor") else {
+        return Ok(None);
+    };
+    let fields = Fields {
+        object,
+        path: &shared,
+    };
+    read(&fields).map(Some)
 }
 
 /// The fields of an image processor's configuration.
@@ -68,6 +89,44 @@ impl Fields<'_> {
             rescale_factor: self.number("rescale_factor", default.rescale_factor)?,
             image_mean: self.channels("image_mean", default.image_mean)?,
             image_std: self.channels("image_std", default.image_std)?,
+        })
+    }
+
+    /// The defaults are those of transformers (`image_processing_pil_idefics3.py`).
+    fn tile_processor(&self, patch_size: usize, merge_size: usize) -> Result<TileProcessor> {
+        let half = [0.5; CHANNELS];
+        let default = ImageProcessor::default();
+        Ok(TileProcessor {
+            do_resize: self.flag("do_resize", true)?,
+            do_image_splitting: self.flag("do_image_splitting", true)?,
+            longest_edge: self.edge("size", 4 * 364)?,
+            tile_size: self.edge("max_image_size", 364)?,
+            patches: ImageProcessor {
+                do_resize: false,
+                do_rescale: self.flag("do_rescale", default.do_rescale)?,
+                do_normalize: self.flag("do_normalize", default.do_normalize)?,
+                resample: self.filter(Filter::Lanczos)?,
+                rescale_factor: self.number("rescale_factor", default.rescale_factor)?,
+                image_mean: self.channels("image_mean", half)?,
+                image_std: self.channels("image_std", half)?,
+                patch_size,
+                merge_size,
+                temporal_patch_size: 1,
+                ..default
+            },
+        })
+    }
+
+    /// `longest_edge` of an object of sizes; other ways to tell a size are refused.
+    fn edge(&self, field: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.get(field) else {
+            return Ok(default);
+        };
+        let edge = value.get("longest_edge").and_then(positive);
+        // Sides beyond this no picture has, and a product of two fits everywhere.
+        edge.filter(|edge| *edge <= usize::from(u16::MAX)).ok_or_else(|| {
+            let expected = format!("is `{value}`; expected `{{\"longest_edge\": …}}` of at most {}", u16::MAX);
+            Error::field(self.path, field, expected)
         })
     }
 

@@ -1,14 +1,17 @@
 use std::path::{Path, PathBuf};
 
-use crate::vision::Vision;
-use crate::{ChatTemplate, Error, Grid, ImageProcessor, Message, Patches, Result, RgbImage, Tokenizer};
+use crate::vision::{Cutter, Place, Vision};
+use crate::{
+    ChatTemplate, Error, ImageProcessor, Message, Patches, Result, RgbImage, TileProcessor, Tokenizer,
+};
 
 /// A prompt as a model takes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
     /// Token ids. Among them, each image has as many image tokens as it has merged patches.
     pub input_ids: Vec<u32>,
-    /// The images, in the order of their tokens.
+    /// The images, in the order of their tokens: pictures, or the tiles of pictures where a model takes those. The tokens of one
+    /// follow each other.
     pub images: Vec<Patches>,
 }
 
@@ -51,14 +54,33 @@ impl Processor {
         self.chat_template.as_ref()
     }
 
-    /// The image processor, where the model reads pictures.
+    /// Whether the model reads pictures.
+    pub fn reads_images(&self) -> bool {
+        self.vision.is_some()
+    }
+
+    /// The image processor, where the model reads pictures of any size.
     pub fn image_processor(&self) -> Option<&ImageProcessor> {
-        self.vision.as_ref().map(|vision| &vision.processor)
+        match &self.vision.as_ref()?.cutter {
+            Cutter::Grid(processor) => Some(processor),
+            Cutter::Tiles(_) => None,
+        }
     }
 
     /// The image processor, to change its limits.
     pub fn image_processor_mut(&mut self) -> Option<&mut ImageProcessor> {
-        self.vision.as_mut().map(|vision| &mut vision.processor)
+        match &mut self.vision.as_mut()?.cutter {
+            Cutter::Grid(processor) => Some(processor),
+            Cutter::Tiles(_) => None,
+        }
+    }
+
+    /// The image processor, where the model reads pictures in tiles.
+    pub fn tile_processor(&self) -> Option<&TileProcessor> {
+        match &self.vision.as_ref()?.cutter {
+            Cutter::Grid(_) => None,
+            Cutter::Tiles(processor) => Some(processor),
+        }
     }
 
     /// The token that stands for one merged patch, where the model reads pictures.
@@ -114,16 +136,14 @@ impl Processor {
     fn encode(&self, text: &str, images: &[RgbImage], add_special_tokens: bool) -> Result<Prompt> {
         // Before the pictures are worked on, which takes long.
         self.check_image_count(text, images.len())?;
-        let images: Vec<Patches> = match &self.vision {
-            Some(vision) => images
-                .iter()
-                .map(|image| vision.processor.process(image))
-                .collect::<Result<_>>()?,
-            None => Vec::new(),
-        };
-        let grids: Vec<Grid> = images.iter().map(|image| image.grid).collect();
-        let input_ids = self.token_ids(text, &grids, add_special_tokens)?;
-        Ok(Prompt { input_ids, images })
+        let cut = |vision: &Vision| images.iter().map(|image| vision.cutter.process(image)).collect();
+        let cut: Result<Vec<_>> = self.vision.as_ref().map_or(Ok(Vec::new()), cut);
+        let (images, places): (Vec<Vec<Patches>>, Vec<Place>) = cut?.into_iter().unzip();
+        let input_ids = self.token_ids(text, &places, add_special_tokens)?;
+        Ok(Prompt {
+            input_ids,
+            images: images.into_iter().flatten().collect(),
+        })
     }
 
     /// How many places for an image a rendered text has.
@@ -139,15 +159,20 @@ impl Processor {
         }
     }
 
-    /// The ids of a text with one image token for each of `grids`, repeated as often as that one has merged patches.
-    pub(crate) fn token_ids(&self, text: &str, grids: &[Grid], add_special_tokens: bool) -> Result<Vec<u32>> {
+    /// The ids of a text with one image token for each of `places`, in whose stead stands what that picture needs.
+    pub(crate) fn token_ids(
+        &self,
+        text: &str,
+        places: &[Place],
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>> {
         let Some(vision) = &self.vision else {
             return self.tokenizer.encode(text, add_special_tokens);
         };
         let input_ids = self
             .tokenizer
-            .encode(&vision.expand(text, grids), add_special_tokens)?;
-        vision.check_tokens(&input_ids, grids)?;
+            .encode(&vision.expand(text, places), add_special_tokens)?;
+        vision.check_tokens(&input_ids, places)?;
         Ok(input_ids)
     }
 }
@@ -155,7 +180,7 @@ impl Processor {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::Content;
+    use crate::{Content, Grid};
     use crate::tokenizer::tests::{byte_tokenizer, byte_tokenizer_json};
 
     pub(crate) const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}\

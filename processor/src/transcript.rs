@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use crate::vision::Place;
 use crate::{ChatTemplate, Error, Grid, Message, Processor, Result};
 
 /// A whole conversation as token ids, with the places where the assistant speaks.
@@ -21,14 +22,18 @@ impl Processor {
     ///
     /// # Errors
     /// As for [`prompt`](Self::prompt); a template that renders a turn otherwise when more turns follow; a token that
-    /// reaches over the border of an answer.
+    /// reaches over the border of an answer; images of a model that takes tiles.
     pub fn transcript(&self, messages: &[Message], grids: &[Grid]) -> Result<Transcript> {
+        if self.tile_processor().is_some() && !grids.is_empty() {
+            return Err(Error::TilesInTranscript);
+        }
+        let places: Vec<Place> = grids.iter().map(|grid| Place::of(*grid)).collect();
         let template = self.require_template()?;
         let text = template.render(messages, false)?;
         let answers = answers(template, messages, &text)?;
         let add_special_tokens = self.adds_special_tokens(template, &text);
-        let transcript = self.in_pieces(&text, &answers, grids, add_special_tokens)?;
-        if transcript.input_ids == self.token_ids(&text, grids, add_special_tokens)? {
+        let transcript = self.in_pieces(&text, &answers, &places, add_special_tokens)?;
+        if transcript.input_ids == self.token_ids(&text, &places, add_special_tokens)? {
             Ok(transcript)
         } else {
             Err(Error::TurnBorder)
@@ -66,17 +71,17 @@ impl Processor {
         &self,
         text: &str,
         answers: &[Range<usize>],
-        mut grids: &[Grid],
+        mut places: &[Place],
         mut add_special_tokens: bool,
     ) -> Result<Transcript> {
-        self.check_image_count(text, grids.len())?;
+        self.check_image_count(text, places.len())?;
         let mut transcript = Transcript {
             input_ids: Vec::new(),
             answers: Vec::with_capacity(answers.len()),
         };
         let mut append = |piece: &str, input_ids: &mut Vec<u32>| -> Result<()> {
-            let (of_piece, rest) = grids.split_at(self.image_places(piece).min(grids.len()));
-            grids = rest;
+            let (of_piece, rest) = places.split_at(self.image_places(piece).min(places.len()));
+            places = rest;
             input_ids.extend(self.token_ids(piece, of_piece, std::mem::take(&mut add_special_tokens))?);
             Ok(())
         };

@@ -81,7 +81,7 @@ def vocabulary_size() -> int:
     return 256 + MERGES + len(SPECIAL_TOKENS)
 
 
-def build() -> Tokenizer:
+def build(special_tokens: list[str] = SPECIAL_TOKENS) -> Tokenizer:
     """Trains the merges on the corpus and puts the special tokens at the end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -102,9 +102,9 @@ def build() -> Tokenizer:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+        [AddedToken(token, special=True, normalized=False) for token in special_tokens]
     )
-    assert tokenizer.token_to_id("<|video_pad|>") == vocabulary_size() - 1
+    assert tokenizer.token_to_id(special_tokens[-1]) == 256 + MERGES + len(special_tokens) - 1
     return tokenizer
 
 
