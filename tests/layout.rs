@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use lwv_model::{ModelConfig, Precision};
+use lwv_model::{ModelConfig, Precision, Vision};
 use lwv_tests::{Border, Case, OnnxFile, bundle, read_json};
 
 /// Element types, as the format numbers them.
@@ -23,6 +23,16 @@ const MULTIMODAL_GRAPHS: [&str; 4] = [
     "vision_encoder",
 ];
 const TEXT_GRAPHS: [&str; 2] = ["decoder_model_merged", "embed_tokens"];
+/// The clients that look for one more do not know such models.
+const TILE_GRAPHS: [&str; 3] = ["decoder_model_merged", "embed_tokens", "vision_encoder"];
+
+fn graphs(config: &ModelConfig) -> &'static [&'static str] {
+    match config.vision {
+        Some(Vision::Windows(_)) => &MULTIMODAL_GRAPHS,
+        Some(Vision::Tiles(_)) => &TILE_GRAPHS,
+        None => &TEXT_GRAPHS,
+    }
+}
 
 fn border(name: &str, element: i32, dims: &[&str]) -> Border {
     Border {
@@ -52,11 +62,7 @@ fn files(folder: &Path) -> BTreeSet<String> {
 #[test]
 fn graphs_have_the_names_that_clients_look_for() {
     on_bundles(Case::all(), |bundle, config, _| {
-        let graphs: &[&str] = match config.vision {
-            Some(_) => &MULTIMODAL_GRAPHS,
-            None => &TEXT_GRAPHS,
-        };
-        let expected: BTreeSet<String> = graphs.iter().map(|name| format!("{name}.onnx")).collect();
+        let expected: BTreeSet<String> = graphs(config).iter().map(|name| format!("{name}.onnx")).collect();
         let found: BTreeSet<String> = files(&bundle.join("onnx"))
             .into_iter()
             .filter(|name| name.ends_with(".onnx"))
@@ -67,7 +73,7 @@ fn graphs_have_the_names_that_clients_look_for() {
 
 #[test]
 fn borders_of_the_vision_encoder() {
-    on_bundles(Case::with_vision(), |bundle, config, _| {
+    on_bundles(Case::with_windows(), |bundle, config, _| {
         let graph = OnnxFile::read(bundle, "vision_encoder");
         let hidden = config.text.hidden_size.to_string();
         let inputs = [
@@ -76,6 +82,20 @@ fn borders_of_the_vision_encoder() {
             border("image_grid_thw", I64, &["num_images", "3"]),
         ];
         assert_eq!(graph.inputs(), inputs);
+        assert_eq!(
+            graph.outputs(),
+            [border("image_features", F32, &["num_image_tokens", &hidden])]
+        );
+    });
+}
+
+#[test]
+fn borders_of_the_vision_encoder_of_tiles() {
+    on_bundles(Case::with_tiles(), |bundle, config, _| {
+        let graph = OnnxFile::read(bundle, "vision_encoder");
+        let [hidden, elements] =
+            [config.text.hidden_size, config.vision.as_ref().unwrap().patch_elements()].map(|size| size.to_string());
+        assert_eq!(graph.inputs(), [border("pixel_values", F32, &["num_patches", &elements])]);
         assert_eq!(
             graph.outputs(),
             [border("image_features", F32, &["num_image_tokens", &hidden])]
@@ -96,7 +116,7 @@ fn borders_of_the_embeddings() {
         let graph = OnnxFile::read(bundle, "embed_tokens");
         assert_eq!(graph.inputs(), std::slice::from_ref(&ids));
         assert_eq!(graph.outputs(), embeds);
-        if config.vision.is_some() {
+        if graphs(config).contains(&"embedding") {
             let graph = OnnxFile::read(bundle, "embedding");
             let features = border("image_features", F32, &["num_image_tokens", &hidden]);
             assert_eq!(graph.inputs(), [ids, features]);
@@ -118,9 +138,9 @@ fn borders_of_the_decoder() {
             text.vocab_size,
         ]
         .map(|n| n.to_string());
-        let positions: &[&str] = match config.vision {
-            Some(_) => &["3", "batch_size", "sequence_length"],
-            None => &["batch_size", "sequence_length"],
+        let positions: &[&str] = match config.position_axes() {
+            3 => &["3", "batch_size", "sequence_length"],
+            _ => &["batch_size", "sequence_length"],
         };
         let mut inputs = vec![
             border("inputs_embeds", F32, &["batch_size", "sequence_length", &hidden]),
@@ -157,12 +177,7 @@ fn borders_of_the_decoder() {
 #[test]
 fn graphs_have_no_control_flow() {
     on_bundles(Case::all(), |bundle, config, _| {
-        let graphs: &[&str] = if config.vision.is_some() {
-            &MULTIMODAL_GRAPHS
-        } else {
-            &TEXT_GRAPHS
-        };
-        for name in graphs {
+        for name in graphs(config) {
             let graph = OnnxFile::read(bundle, name);
             for operator in ["If", "Loop", "Scan", "NonZero"] {
                 assert!(!graph.operators().contains(operator), "{name} has {operator}");
@@ -176,12 +191,7 @@ fn data_stands_beside_its_graph() {
     on_bundles(Case::all(), |bundle, config, _| {
         let folder = bundle.join("onnx");
         let mut used = BTreeSet::new();
-        let graphs: &[&str] = if config.vision.is_some() {
-            &MULTIMODAL_GRAPHS
-        } else {
-            &TEXT_GRAPHS
-        };
-        for name in graphs {
+        for name in graphs(config) {
             for file in OnnxFile::read(bundle, name).data_files() {
                 assert!(
                     file.ends_with(".onnx_data") && !file.contains('/'),
@@ -201,7 +211,7 @@ fn data_stands_beside_its_graph() {
         }
         let shared = BTreeSet::from(["embed_tokens.onnx_data".to_owned()]);
         assert_eq!(OnnxFile::read(bundle, "embed_tokens").data_files(), shared);
-        if config.vision.is_some() {
+        if graphs(config).contains(&"embedding") {
             assert_eq!(OnnxFile::read(bundle, "embedding").data_files(), shared);
         }
         // What a browser is told to fetch.

@@ -8,8 +8,8 @@
 use std::path::PathBuf;
 
 use lwv_processor::{
-    ChatTemplate, Grid, ImageProcessor, PositionBuilder, Processor, RgbImage, Tokenizer, VisionGeometry,
-    VisionLayout, open_image, resize, smart_resize,
+    ChatTemplate, Grid, ImageProcessor, PositionBuilder, Processor, RgbImage, Split, Tokenizer,
+    VisionGeometry, VisionLayout, open_image, resize, smart_resize,
 };
 use lwv_tests::{Case, Difference, ExpectedPrompt, fixtures, messages, read_json, vectors};
 use serde_json::Value;
@@ -65,12 +65,12 @@ fn greedy_tokens_are_the_same_text() {
 #[test]
 fn positions_are_the_same() {
     each_prompt(Case::with_vision(), |case, name, expected, processor| {
-        let mut builder = positions(processor);
+        let mut builder = PositionBuilder::of(&case.config());
         let rows = builder.extend(&expected.input_ids, &expected.grids()).unwrap();
         assert_eq!(rows, expected.position_ids.concat(), "{} {name}", case.name);
         let next = expected.input_ids.len() as i64 + expected.rope_delta;
         assert_eq!(builder.next_position(), next, "{} {name}", case.name);
-        assert_eq!(builder.extend_text(1), [next; 3]);
+        assert_eq!(builder.extend_text(1), vec![next; expected.position_ids.len()]);
     });
 }
 
@@ -89,10 +89,10 @@ fn positions_are_the_same_turn_by_turn() {
             };
             let grids = expected.grids();
             let (first_grids, second_grids) = grids.split_at(runs(first));
-            let mut builder = positions(processor);
+            let mut builder = PositionBuilder::of(&case.config());
             let before = builder.extend(first, first_grids).unwrap();
             let after = builder.extend(second, second_grids).unwrap();
-            for axis in 0..3 {
+            for axis in 0..builder.axes() {
                 let row = [
                     &before[axis * at..][..at],
                     &after[axis * second.len()..][..second.len()],
@@ -108,16 +108,11 @@ fn positions_are_the_same_turn_by_turn() {
     });
 }
 
-fn positions(processor: &Processor) -> PositionBuilder {
-    let merge = processor.image_processor().unwrap().merge_size;
-    PositionBuilder::new(processor.image_token_id().unwrap(), merge)
-}
-
 #[test]
 fn windows_are_the_same() {
-    for case in Case::with_vision() {
-        let config = lwv_model::ModelConfig::from_dir(&case.dir).unwrap();
-        let layout = VisionLayout::from(&config.vision.unwrap());
+    for case in Case::with_windows() {
+        let vision = case.config().vision.unwrap();
+        let layout = VisionLayout::from(vision.windows().unwrap());
         let mut compared = 0;
         for (name, expected) in case
             .prompts
@@ -138,7 +133,7 @@ fn windows_are_the_same() {
 #[test]
 fn pixels_of_prompts_are_the_same() {
     let (mut sized, mut resized) = (Difference::default(), Difference::default());
-    for case in Case::with_vision() {
+    for case in Case::with_windows() {
         let processor = case.processor();
         for (name, expected) in case
             .prompts
@@ -166,6 +161,58 @@ fn pixels_of_prompts_are_the_same() {
     }
     sized.assert_within("pixels of pictures that need no resize", PIXELS);
     resized.assert_within("pixels of pictures that were resized", PIXELS);
+}
+
+/// The pixels of whole tiles, channel by channel and line by line, as transformers has them.
+#[test]
+fn pixels_of_tiles_are_the_same() {
+    let mut pixels = Difference::default();
+    for case in Case::with_tiles() {
+        let processor = case.processor();
+        let vision = case.config().vision.unwrap();
+        let tower = vision.tiles().unwrap();
+        let (order, side, patch) = (tower.position_order(), tower.side(), tower.patch_size);
+        for (name, expected) in &case.prompts {
+            let Some((kept, _)) = case.tensor(&format!("{name}.pixel_samples")) else {
+                continue;
+            };
+            let mut values = Vec::new();
+            for tile in expected.prompt(&processor).images {
+                let mut tile_values = vec![0.0; tile.values.len()];
+                let patches = tile.values.chunks_exact(tower.patch_elements());
+                for (place, patch_values) in order.iter().zip(patches) {
+                    let (top, left) = (place / side * patch, place % side * patch);
+                    for (index, value) in patch_values.iter().enumerate() {
+                        let (channel, line, column) = (index / patch / patch, index / patch % patch, index % patch);
+                        let row = channel * side * patch + top + line;
+                        tile_values[row * side * patch + left + column] = *value;
+                    }
+                }
+                values.extend(tile_values);
+            }
+            pixels.add(|| format!("{} {name}", case.name), &kept, &samples(&values));
+        }
+    }
+    pixels.assert_within("pixels of tiles", PIXELS);
+}
+
+#[test]
+fn pictures_are_split_into_the_same_tiles() {
+    let mut whole = 0;
+    for case in Case::with_tiles() {
+        let processor = case.processor();
+        let tiles = processor.tile_processor().unwrap();
+        for expected in case.prompts.values() {
+            assert_eq!(expected.splits.len(), expected.images.len());
+            for (picture, split) in expected.pictures().iter().zip(&expected.splits) {
+                let found = tiles.split(picture.width(), picture.height());
+                whole += usize::from(found.is_none());
+                let found = found.map_or([0, 0], |Split { rows, columns }| [rows, columns]);
+                assert_eq!(found, *split, "{} {:?}", case.name, picture.dimensions());
+            }
+        }
+    }
+    assert!(whole > 0, "one case does not split");
 }
 
 /// One row of `images.json`.

@@ -15,8 +15,8 @@ use lwv_tests::{
     lwv_export, lwv_quantize, lwv_write, read_json, recipe, scratch,
 };
 
-/// The cases whose shapes differ most: pictures with a tied head, and text with an untied one.
-const CASES: [&str; 2] = ["nested_f32", "qwen2"];
+/// The cases whose shapes differ most: pictures with a tied head, text with an untied one, and pictures in tiles.
+const CASES: [&str; 3] = ["nested_f32", "qwen2", "idefics3"];
 
 fn place(name: &str) -> PathBuf {
     scratch().join(format!("quantized-{name}"))

@@ -13,7 +13,7 @@ use lwv_tests::{Case, bundle, read_json};
 use serde_json::{Value, json};
 
 fn multimodal_bundles() -> Vec<(PathBuf, Case)> {
-    let cases = Case::with_vision().into_iter();
+    let cases = Case::with_windows().into_iter();
     cases
         .map(|case| (bundle(&case.dir, Precision::Fp32), case))
         .collect()
@@ -101,6 +101,20 @@ fn preprocessor_config_leaves_nothing_to_defaults() {
         let [ours, theirs] =
             [&bundle, &case.dir].map(|dir| lwv_processor::ImageProcessor::from_dir(dir).unwrap());
         assert_eq!(ours, theirs, "{place}");
+    }
+}
+
+#[test]
+fn side_files_of_tiles_say_what_the_checkpoint_says() {
+    for case in Case::with_tiles() {
+        let bundle = bundle(&case.dir, Precision::Fp32);
+        assert_eq!(ModelConfig::from_dir(&bundle).unwrap(), case.config(), "{}", case.name);
+        let [ours, theirs] = [&bundle, &case.dir].map(|dir| lwv_processor::Processor::from_dir(dir).unwrap());
+        assert!(ours.tile_processor().is_some(), "{}", case.name);
+        assert_eq!(ours.tile_processor(), theirs.tile_processor(), "{}", case.name);
+        let length = |dir: &Path| read_json(&dir.join("processor_config.json"))["image_seq_len"].clone();
+        assert_eq!(length(&bundle), length(&case.dir), "{}", case.name);
+        assert!(!bundle.join("genai_config.json").exists());
     }
 }
 

@@ -16,8 +16,8 @@ use lwv_tests::{
 };
 use serde_json::json;
 
-/// Pictures with a tied head, and text with an untied one.
-const CASES: [&str; 2] = ["nested_f32", "qwen2"];
+/// Pictures with a tied head, text with an untied one, and pictures in tiles.
+const CASES: [&str; 3] = ["nested_f32", "qwen2", "idefics3"];
 
 fn place(name: &str) -> PathBuf {
     scratch().join(format!("tensorrt-{name}"))
@@ -68,7 +68,7 @@ fn rounded_inputs_change_little_in_both_towers() {
             let bundle = export_integers(&case, &format!("{name}-{range:?}"), Precision::Int8, quantization);
             let found = least_cosine(&case, &bundle);
             assert!(found > 0.98, "{name}, {range:?}: {found}");
-            if name == CASES[0] {
+            if case.has_vision {
                 let found = feature_cosine(&case, &bundle);
                 assert!(found > 0.995, "{name}, {range:?}: features {found}");
             }
@@ -100,7 +100,7 @@ fn four_bits_lose_more_and_leave_the_tower_alone() {
             let found = least_cosine(&case, &bundle);
             assert!(found > 0.75 && found < 0.9999, "{name}, {rounding:?}: {found}");
             let manifest = Manifest::from_dir(&bundle).unwrap();
-            if name == CASES[0] {
+            if case.has_vision {
                 assert_eq!(
                     manifest.graphs[contract::VISION_ENCODER].precision,
                     Precision::Fp16
@@ -115,7 +115,10 @@ fn four_bits_lose_more_and_leave_the_tower_alone() {
 /// What the fixtures' prompts and pictures need lies inside the sizes that engines are built for.
 #[test]
 fn every_free_dimension_has_a_profile() {
-    let case = Case::load(CASES[0]);
+    CASES.map(|name| check_profiles(&Case::load(name)));
+}
+
+fn check_profiles(case: &Case) {
     let bundle = bundle_for(Target::TensorRt, &case.dir, Precision::Fp32);
     let manifest = Manifest::from_dir(&bundle).unwrap();
     for graph in manifest.graphs.values() {

@@ -140,6 +140,9 @@ impl Encoder {
         let Some(processor) = self.processor.image_processor() else {
             return match conversation.images.len() {
                 0 => Ok(Vec::new()),
+                _ if self.processor.reads_images() => {
+                    Err(Problem::from(lwv_processor::Error::TilesInTranscript).at(origin))
+                }
                 images => Err(Problem::from(lwv_processor::Error::TextOnly { images }).at(origin)),
             };
         };

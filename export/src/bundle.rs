@@ -3,8 +3,9 @@ use std::path::Path;
 
 use lwv_model::{
     ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig, Precision,
-    QuantizationEntry, Target, contract,
+    QuantizationEntry, Target, Vision, contract,
 };
+use lwv_processor::Processor;
 use serde::Serialize;
 
 use crate::calibrated::Calibrated;
@@ -162,12 +163,12 @@ fn write_bundle(
         &recipe.checkpoint,
         folder,
         &source.config,
-        source.images.as_ref(),
+        &source.processor,
         recipe.target,
         &data_files,
     )?);
     let of_graph = |entry: &GraphEntry| {
-        let profiles = profiles(&entry.contract, &source.config, source.images.as_ref());
+        let profiles = profiles(&entry.contract, &source.config, &source.processor);
         (entry.file.clone(), profiles)
     };
     let profiles = match recipe.target {
@@ -186,10 +187,7 @@ fn write_bundle(
         source: source.id()?,
         graphs,
         files,
-        images: source.images.as_ref().map(|images| ImageLimits {
-            min_pixels: images.min_pixels as u64,
-            max_pixels: images.max_pixels as u64,
-        }),
+        images: image_limits(&source.processor),
         context_length: source.config.text.max_position_embeddings,
         profiles,
         islands: recipe.islands.clone(),
@@ -202,13 +200,26 @@ fn write_bundle(
     Ok(manifest)
 }
 
+/// How large pictures are after resizing.
+fn image_limits(processor: &Processor) -> Option<ImageLimits> {
+    let [min_pixels, max_pixels] = match (processor.image_processor(), processor.tile_processor()) {
+        (Some(images), _) => [images.min_pixels, images.max_pixels],
+        (None, Some(tiles)) => [tiles.tile_size.pow(2), tiles.max_pixels()],
+        (None, None) => return None,
+    };
+    Some(ImageLimits {
+        min_pixels: min_pixels as u64,
+        max_pixels: max_pixels as u64,
+    })
+}
+
 /// The graphs of a bundle, in the order in which they are written: the embedding table first, since the others share
-/// its data file. What other runtimes want beside them comes with target `ort` only.
+/// its data file. What other runtimes want beside them comes with target `ort` only, and with families that they know.
 fn graph_names(config: &ModelConfig, target: Target) -> Vec<&'static str> {
     let vision: &[_] = match (&config.vision, target) {
         (None, _) => &[],
-        (Some(_), Target::TensorRt) => &[contract::VISION_ENCODER],
-        (Some(_), _) => &[contract::EMBEDDING, contract::VISION_ENCODER],
+        (Some(Vision::Windows(_)), Target::Ort) => &[contract::EMBEDDING, contract::VISION_ENCODER],
+        (Some(_), _) => &[contract::VISION_ENCODER],
     };
     [&[contract::EMBED_TOKENS], vision, &[contract::DECODER]].concat()
 }

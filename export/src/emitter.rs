@@ -179,6 +179,15 @@ impl<'a, 'w> Emitter<'a, 'w> {
         }
     }
 
+    /// The activation with its rows in tiles of `rows`: `[tiles, rows, width]`.
+    pub(crate) fn tiles(&mut self, x: &Activation, rows: usize) -> Activation {
+        let shape = self.vector(&[-1, rows as i64, x.width as i64]);
+        Activation {
+            layout: Layout::Batched,
+            ..x.renamed(self.op("Reshape", &[&x.name, &shape], []))
+        }
+    }
+
     /// The value with a dimension of 1 after its first.
     pub(crate) fn unsqueezed(&mut self, name: &str) -> String {
         self.convert_once(name, Conversion::Unsqueezed, |graph, name| {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use lwv_model::{ElementType, Precision, Target, TensorRtVersion};
+use lwv_model::{ElementType, POSITION_TABLE, Precision, Target, TensorRtVersion};
 use lwv_quantize::{Bits, BlockScheme};
 use serde::Serialize;
 
@@ -158,7 +158,7 @@ impl<'a> Formats<'a> {
     /// Format of a matrix that a linear layer reads. The vision tower is small beside the decoder and its features are all
     /// that the decoder sees of a picture, so it never gets four bits unasked.
     pub(crate) fn matrix(&self, name: &str) -> WeightFormat {
-        if self.islands.contains_key(name) {
+        if self.islands.contains_key(name) || name == POSITION_TABLE {
             return WeightFormat::Float(ElementType::Float32);
         }
         let bits = match self.precision {

@@ -2,8 +2,8 @@
 
 use lwv_model::{
     DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Segments, Target,
-    TensorContract, TextConfig, VisionConfig, VisionInputs, contract, decoder, token_embeddings,
-    vision_tower,
+    TensorContract, TextConfig, TileVisionConfig, Vision, VisionConfig, VisionInputs, contract, decoder,
+    tile_tower, token_embeddings, vision_tower,
 };
 use lwv_onnx::{Attribute, DataType, GraphBuilder, Model, Node, Output};
 
@@ -28,10 +28,33 @@ pub(crate) struct Graph {
 ///
 /// # Errors
 /// A weight cannot be read or written.
-pub(crate) fn vision_encoder(vision: &VisionConfig, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
-    let (target, version) = (weights.formats().target(), weights.formats().tensorrt_version());
-    let contract = contract::vision_encoder(vision, target);
-    let mut graph = start(contract::VISION_ENCODER, &contract, weights);
+pub(crate) fn vision_encoder(vision: &Vision, weights: &mut WeightStore<'_>) -> Result<Graph, Error> {
+    let contract = contract::vision_encoder(vision, weights.formats().target());
+    let graph = start(contract::VISION_ENCODER, &contract, weights);
+    let pixel_values = Value::flat(
+        contract::PIXEL_VALUES.into(),
+        ElementType::Float32,
+        vision.patch_elements(),
+    );
+    let (mut ops, features) = match vision {
+        Vision::Windows(vision) => windows(vision, graph, pixel_values)?,
+        Vision::Tiles(vision) => tiles(vision, graph, &pixel_values)?,
+    };
+    let features = ops
+        .graph
+        .as_type(features.activation("output")?, ElementType::Float32);
+    finish(ops.graph, contract, &features.name)
+}
+
+type Made<'a, 'w> = (OnnxOps<'a, 'w>, Value);
+
+fn windows<'a, 'w>(
+    vision: &VisionConfig,
+    mut graph: Emitter<'a, 'w>,
+    pixel_values: Value,
+) -> Result<Made<'a, 'w>, Error> {
+    let formats = graph.weights.formats();
+    let (target, version) = (formats.target(), formats.tensorrt_version());
     let (geometry, lowering): (_, Box<dyn Lowering>) = match target {
         Target::TensorRt => (
             VisionGeometry::of_inputs(),
@@ -44,21 +67,29 @@ pub(crate) fn vision_encoder(vision: &VisionConfig, weights: &mut WeightStore<'_
         }
     };
     let inputs = VisionInputs {
-        pixel_values: Value::flat(
-            contract::PIXEL_VALUES.into(),
-            ElementType::Float32,
-            vision.patch_elements(),
-        ),
+        pixel_values,
         positions: integers(&geometry.positions),
         windows: segments(&geometry.windows),
         frames: segments(&geometry.frames),
     };
     let mut ops = OnnxOps::new(graph, lowering);
     let features = vision_tower(&mut ops, vision, &inputs)?;
-    let features = ops
-        .graph
-        .as_type(features.activation("output")?, ElementType::Float32);
-    finish(ops.graph, contract, &features.name)
+    Ok((ops, features))
+}
+
+fn tiles<'a, 'w>(
+    vision: &TileVisionConfig,
+    graph: Emitter<'a, 'w>,
+    pixel_values: &Value,
+) -> Result<Made<'a, 'w>, Error> {
+    let formats = graph.weights.formats();
+    let lowering: Box<dyn Lowering> = match formats.target() {
+        Target::TensorRt => Box::new(TensorRtLowering::for_rows(formats.tensorrt_version())),
+        _ => Box::new(OrtLowering::without_layers()),
+    };
+    let mut ops = OnnxOps::new(graph, lowering);
+    let features = tile_tower(&mut ops, vision, pixel_values)?;
+    Ok((ops, features))
 }
 
 /// Token ids to embeddings.

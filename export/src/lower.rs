@@ -36,6 +36,14 @@ pub(crate) trait Lowering {
             ..x.renamed(graph.op("Gather", &[&x.name, &last], [Attribute::int("axis", 1)]))
         }
     }
+    /// `parts` are weight and bias.
+    fn layer_norm(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        x: &Activation,
+        parts: [&str; 2],
+        eps: f32,
+    ) -> Activation;
     /// Rows of the tables of cosines and sines, one a position, where tables are part of the graph.
     fn rotary_table_rows(&self) -> Option<usize> {
         None
@@ -46,6 +54,7 @@ pub(crate) trait Lowering {
     }
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn gelu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
+    fn gelu_tanh(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation;
     fn rotate(
         &mut self,
         graph: &mut Emitter<'_, '_>,
@@ -68,6 +77,14 @@ pub(crate) trait Lowering {
         qkv: &[Activation; 3],
         heads: usize,
         segments: &Segments<String>,
+    ) -> Activation;
+    /// `rows` are those of a tile.
+    fn tile_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        qkv: &[Activation; 3],
+        heads: usize,
+        rows: usize,
     ) -> Activation;
 }
 

@@ -1,4 +1,4 @@
-use lwv_model::{ElementType, Linear, Ops, Rotary, Segments, SelfAttention, Target};
+use lwv_model::{ElementType, Linear, Ops, Rotary, Segments, SelfAttention, Target, TileOps};
 use lwv_onnx::{Attribute, DataType};
 
 use crate::Error;
@@ -310,6 +310,58 @@ impl Ops for OnnxOps<'_, '_> {
             heads,
             &segments,
         )))
+    }
+}
+
+impl TileOps for OnnxOps<'_, '_> {
+    fn layer_norm(&mut self, x: &Value, weight: &Value, bias: &Value, eps: f64) -> Result<Value, Error> {
+        let x = self
+            .graph
+            .as_type(x.activation("layer_norm")?, ElementType::Float32);
+        let [weight, bias] =
+            [weight, bias].map(|part| self.graph.initializer(part, ElementType::Float32));
+        let parts = [&*weight?, &*bias?];
+        Ok(Value::Activation(self.lowering.layer_norm(
+            &mut self.graph,
+            &x,
+            parts,
+            eps as f32,
+        )))
+    }
+
+    fn gelu_tanh(&mut self, x: &Value) -> Result<Value, Error> {
+        Ok(Value::Activation(
+            self.lowering
+                .gelu_tanh(&mut self.graph, x.activation("gelu_tanh")?),
+        ))
+    }
+
+    fn add_to_tiles(&mut self, x: &Value, table: &Value, order: &[usize]) -> Result<Value, Error> {
+        let x = self
+            .graph
+            .as_type(x.activation("add_to_tiles")?, ElementType::Float32);
+        let table = self.graph.initializer(table, ElementType::Float32)?;
+        let places: Vec<i64> = order.iter().map(|&row| row as i64).collect();
+        let places = self.graph.vector(&places);
+        let rows = self.graph.op("Gather", &[&table, &places], []);
+        let x = self.graph.tiles(&x, order.len());
+        let name = self.graph.op("Add", &[&x.name, &rows], []);
+        Ok(Value::Activation(x.renamed(name)))
+    }
+
+    fn tile_attention(
+        &mut self,
+        q: &Value,
+        k: &Value,
+        v: &Value,
+        heads: usize,
+        rows: usize,
+    ) -> Result<Value, Error> {
+        let qkv = self.attention_inputs([q, k, v])?;
+        let attended = self
+            .lowering
+            .tile_attention(&mut self.graph, &qkv, heads, rows);
+        Ok(Value::Activation(attended))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use lwv_model::{Dimension, GraphContract, ModelConfig, Profile, VisionConfig, contract};
-use lwv_processor::{ImageProcessor, MAX_ASPECT_RATIO};
+use lwv_model::{Dimension, GraphContract, ModelConfig, Profile, Vision, VisionConfig, contract};
+use lwv_processor::{ImageProcessor, MAX_ASPECT_RATIO, Processor};
 
 /// Most new tokens that an engine takes in one run: longer prompts come in pieces.
 const CHUNK: usize = 512;
@@ -21,9 +21,9 @@ type Sizes = [usize; 3];
 pub(crate) fn profiles(
     graph: &GraphContract,
     config: &ModelConfig,
-    images: Option<&ImageProcessor>,
+    processor: &Processor,
 ) -> BTreeMap<String, Profile> {
-    let sizes = symbols(config, images);
+    let sizes = symbols(config, processor);
     let is_free = |dim: &Dimension| matches!(dim, Dimension::Symbol(_));
     let free = graph.inputs.iter().filter(|input| input.dims.iter().any(is_free));
     let inputs = free.map(|input| {
@@ -45,7 +45,7 @@ pub(crate) fn profiles(
 }
 
 /// Sizes of every free dimension. Writing takes one token at a time, so that is what engines are tuned for.
-fn symbols(config: &ModelConfig, images: Option<&ImageProcessor>) -> BTreeMap<&'static str, Sizes> {
+fn symbols(config: &ModelConfig, processor: &Processor) -> BTreeMap<&'static str, Sizes> {
     let context = config.text.max_position_embeddings;
     let usual = USUAL_CONTEXT.min(context);
     let mut sizes = BTreeMap::from([
@@ -54,8 +54,13 @@ fn symbols(config: &ModelConfig, images: Option<&ImageProcessor>) -> BTreeMap<&'
         (contract::TOTAL_SEQUENCE_LENGTH, [1, usual, context]),
         (contract::PAST_SEQUENCE_LENGTH, [0, usual - 1, context - 1]),
     ]);
-    if let (Some(vision), Some(images)) = (&config.vision, images) {
-        sizes.extend(picture_sizes(vision, images));
+    match (&config.vision, processor.image_processor()) {
+        (Some(Vision::Windows(vision)), Some(images)) => sizes.extend(picture_sizes(vision, images)),
+        // Tiles are all of one size, and the runtime encodes them one by one.
+        (Some(Vision::Tiles(vision)), _) => {
+            sizes.insert(contract::NUM_PATCHES, [vision.patches(); 3]);
+        }
+        _ => {}
     }
     sizes
 }

@@ -15,7 +15,7 @@ const TEXT: &str = "Write a travel guide of three sections for a small harbour t
 /// photograph and three of different sizes, with text between.
 pub(crate) fn prompts(processor: &Processor) -> Result<Vec<(String, Vec<String>, Prompt)>, Error> {
     let mut prompts = vec![make(processor, "text", &[], vec![Content::Text(TEXT.into())])?];
-    if processor.image_processor().is_none() {
+    if !processor.reads_images() {
         return Ok(prompts);
     }
     let say = |text: &str| Content::Text(text.into());

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lwv_model::{FileEntry, ModelConfig, Target};
-use lwv_processor::ImageProcessor;
+use lwv_model::{FileEntry, ModelConfig, Target, Vision};
+use lwv_processor::{ImageProcessor, Processor, TileProcessor};
 use serde_json::{Map, Value, json};
 
 use crate::{Error, genai};
@@ -43,7 +43,7 @@ pub(crate) fn write(
     checkpoint: &Path,
     bundle: &Path,
     config: &ModelConfig,
-    images: Option<&ImageProcessor>,
+    processor: &Processor,
     target: Target,
     data_files: &[&str],
 ) -> Result<BTreeMap<String, FileEntry>, Error> {
@@ -68,7 +68,14 @@ pub(crate) fn write(
     if let Some(template) = &template {
         files.bytes("chat_template.jinja", template.as_bytes())?;
     }
-    if let (Some(images), Some(vision)) = (images, &config.vision) {
+    if let (Some(tiles), Some(Vision::Tiles(vision))) = (processor.tile_processor(), &config.vision) {
+        files.json("preprocessor_config.json", &tile_processor_config(tiles))?;
+        files.json(
+            "processor_config.json",
+            &json!({"image_seq_len": vision.tokens(), "processor_class": "Idefics3Processor"}),
+        )?;
+    }
+    if let (Some(images), Some(Vision::Windows(vision))) = (processor.image_processor(), &config.vision) {
         files.json("preprocessor_config.json", &preprocessor_config(images))?;
         if let Some(genai_config) = genai::config(config, vision).filter(|_| target == Target::Ort) {
             files.json("genai_config.json", &genai_config)?;
@@ -143,7 +150,11 @@ fn nested_config(source: &Value, config: &ModelConfig, data_files: &[&str]) -> V
                 .collect();
             top.insert("text_config".into(), Value::Object(text));
         }
-        complete_multimodal(&mut top, config);
+    }
+    match config.vision.as_ref() {
+        Some(Vision::Windows(vision)) => complete_multimodal(&mut top, config, vision.spatial_merge_size),
+        Some(Vision::Tiles(vision)) => complete_tiles(&mut top, config, vision.scale_factor),
+        None => {}
     }
     let external: Map<String, Value> = data_files
         .iter()
@@ -157,7 +168,7 @@ fn nested_config(source: &Value, config: &ModelConfig, data_files: &[&str]) -> V
 }
 
 /// Fills in what transformers leaves to defaults and other readers miss without a word.
-fn complete_multimodal(top: &mut Map<String, Value>, config: &ModelConfig) {
+fn complete_multimodal(top: &mut Map<String, Value>, config: &ModelConfig, merge: usize) {
     top.insert(
         "tie_word_embeddings".into(),
         json!(config.text.tie_word_embeddings),
@@ -172,13 +183,24 @@ fn complete_multimodal(top: &mut Map<String, Value>, config: &ModelConfig) {
         top.entry(key).or_insert_with(|| json!(id));
     }
     if let Some(vision) = top.get_mut("vision_config").and_then(Value::as_object_mut) {
-        let merge = config.vision.as_ref().map(|vision| vision.spatial_merge_size);
         vision.entry("spatial_merge_size").or_insert_with(|| json!(merge));
     }
     if let Some(text) = top.get_mut("text_config").and_then(Value::as_object_mut) {
         text.insert("model_type".into(), json!("qwen2_5_vl_text"));
         text.entry("eos_token_id")
             .or_insert_with(|| json!(config.eos_token_ids));
+    }
+}
+
+/// The same of Idefics3 and SmolVLM.
+fn complete_tiles(top: &mut Map<String, Value>, config: &ModelConfig, scale_factor: usize) {
+    let fields = [
+        ("tie_word_embeddings", json!(config.text.tie_word_embeddings)),
+        ("image_token_id", json!(config.image_token_id)),
+        ("scale_factor", json!(scale_factor)),
+    ];
+    for (key, value) in fields {
+        top.insert(key.into(), value);
     }
 }
 
@@ -246,5 +268,26 @@ fn preprocessor_config(images: &ImageProcessor) -> Value {
         "min_pixels": images.min_pixels,
         "max_pixels": images.max_pixels,
         "size": {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels},
+    })
+}
+
+/// As [`preprocessor_config`] of a processor that splits pictures into tiles.
+fn tile_processor_config(tiles: &TileProcessor) -> Value {
+    let patches = &tiles.patches;
+    json!({
+        "image_processor_type": "Idefics3ImageProcessor",
+        "processor_class": "Idefics3Processor",
+        "do_convert_rgb": true,
+        "do_image_splitting": tiles.do_image_splitting,
+        "do_pad": true,
+        "do_resize": tiles.do_resize,
+        "do_rescale": patches.do_rescale,
+        "do_normalize": patches.do_normalize,
+        "resample": patches.resample.number(),
+        "rescale_factor": patches.rescale_factor,
+        "image_mean": patches.image_mean,
+        "image_std": patches.image_std,
+        "max_image_size": {"longest_edge": tiles.tile_size},
+        "size": {"longest_edge": tiles.longest_edge},
     })
 }

@@ -1,6 +1,6 @@
 //! How large a bundle is, before it is made.
 
-use lwv_model::{ModelConfig, Precision, Target, expected_weights};
+use lwv_model::{ModelConfig, POSITION_TABLE, Precision, Target, expected_weights};
 
 use crate::formats::{Formats, WeightFormat};
 use crate::{Quantization, Recipe};
@@ -60,7 +60,7 @@ pub(crate) fn matrix_bits(recipe: &Recipe, config: &ModelConfig) -> (f64, usize)
     let formats = Formats::of(recipe);
     let matrices = expected_weights(config)
         .into_iter()
-        .filter(|(_, shape)| shape.len() > 1);
+        .filter(|(name, shape)| shape.len() > 1 && name != POSITION_TABLE);
     let (mut all, mut weights) = (0, 0);
     for (name, shape) in matrices {
         let (rows, columns) = (shape[0], shape[1..].iter().product::<usize>());

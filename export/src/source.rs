@@ -1,5 +1,5 @@
-use lwv_model::{Adapter, Checkpoint, Manifest, ModelConfig, expected_weights};
-use lwv_processor::{ImageProcessor, Processor};
+use lwv_model::{Adapter, Checkpoint, Manifest, ModelConfig, Vision, expected_weights};
+use lwv_processor::{ImageProcessor, Processor, TileProcessor};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
@@ -11,7 +11,8 @@ pub(crate) struct Source {
     pub(crate) config: ModelConfig,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) adapter: Option<Adapter>,
-    pub(crate) images: Option<ImageProcessor>,
+    /// The runtime will make the same of the bundle's files.
+    pub(crate) processor: Processor,
 }
 
 impl Source {
@@ -33,18 +34,20 @@ impl Source {
                 reason,
             });
         }
-        // Opened only to be checked: the runtime will read the same files from the bundle.
-        Processor::from_dir(dir)?;
-        let images = config
-            .vision
-            .as_ref()
-            .map(|_| ImageProcessor::from_dir(dir))
-            .transpose()?;
+        // A processor may do without pictures, a bundle with a tower not.
+        match &config.vision {
+            Some(Vision::Windows(_)) => drop(ImageProcessor::from_dir(dir)?),
+            Some(Vision::Tiles(vision)) => {
+                drop(TileProcessor::from_dir(dir, vision.patch_size, vision.scale_factor)?);
+            }
+            None => {}
+        }
+        let processor = Processor::from_dir(dir)?;
         Ok(Self {
             config,
             checkpoint,
             adapter,
-            images,
+            processor,
         })
     }
 

@@ -216,11 +216,7 @@ impl Comparison<'_> {
     }
 
     fn positions(&self) -> PositionBuilder {
-        let config = self.network.config();
-        match (&config.vision, config.image_token_id) {
-            (Some(vision), Some(image)) => PositionBuilder::new(image, vision.spatial_merge_size),
-            _ => PositionBuilder::text_only(),
-        }
+        PositionBuilder::of(self.network.config())
     }
 }
 

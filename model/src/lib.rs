@@ -52,7 +52,7 @@ pub use rope::{Rope, RopeScaling};
 pub use tensorrt_version::TensorRtVersion;
 pub use text::TextConfig;
 pub use tile_ops::TileOps;
-pub use tile_vision::{TileVisionConfig, tile_tower};
+pub use tile_vision::{POSITION_TABLE, TileVisionConfig, tile_tower};
 pub use vision::{
     VisionConfig, VisionInputs, vision_block, vision_embedding, vision_merger, vision_rotary, vision_tower,
 };

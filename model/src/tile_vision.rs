@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::decoder::projection;
 use crate::{ConfigError, TileOps};
 
-/// Canonical name of the position table, which no linear layer reads.
-const POSITION_TABLE: &str = "visual.embeddings.position_embedding.weight";
+/// Canonical name of the position table: rows that are added, not a matrix of a linear layer.
+pub const POSITION_TABLE: &str = "visual.embeddings.position_embedding.weight";
 
 /// Geometry of a tower of tiles.
 #[derive(Debug, Clone, PartialEq)]

@@ -461,14 +461,8 @@ impl Engine {
         } = &*self.inner;
         let decoder = self.decoder()?;
         let config = bundle.config();
-        let merge = config
-            .vision
-            .as_ref()
-            .map_or(1, |vision| vision.spatial_merge_size);
-        let positions = match config.image_token_id {
-            Some(image_token) if config.position_axes() > 1 => PositionBuilder::new(image_token, merge),
-            _ => PositionBuilder::text_only(),
-        };
+        let merge = config.vision.as_ref().map_or(1, lwv_model::Vision::merge_size);
+        let positions = PositionBuilder::of(config);
         let context = SessionContext {
             tokenizer: processor.tokenizer().clone(),
             positions,

@@ -1,4 +1,4 @@
-use lwv_model::{Target, contract};
+use lwv_model::{Target, Vision, contract};
 use lwv_processor::{Patches, VisionGeometry, VisionLayout};
 use ort::session::SessionInputValue;
 use ort::value::{Tensor, TensorRef};
@@ -14,12 +14,15 @@ pub(crate) enum VisionInputs {
     Grid,
     /// Positions of patches, windows and frames.
     Geometry(VisionLayout),
+    /// Nothing: it is a tile.
+    Nothing,
 }
 
 impl VisionInputs {
     pub(crate) fn of(bundle: &Bundle) -> Self {
         match (bundle.manifest().target, &bundle.config().vision) {
-            (Target::TensorRt, Some(vision)) => Self::Geometry(vision.into()),
+            (_, Some(Vision::Tiles(_))) => Self::Nothing,
+            (Target::TensorRt, Some(Vision::Windows(vision))) => Self::Geometry(vision.into()),
             _ => Self::Grid,
         }
     }
@@ -43,6 +46,7 @@ impl VisionInputs {
                 let geometry = VisionGeometry::new(&[image.grid], &layout)?;
                 geometry_inputs(geometry).map_err(failed)?
             }
+            Self::Nothing => Vec::new(),
         });
         let mut session = graph.lock();
         let outputs = session

@@ -73,10 +73,7 @@ impl OrtText {
         let mut decoder = engine.decoder().unwrap();
         decoder.reserve(tokens).unwrap();
         let config: &ModelConfig = engine.bundle().config();
-        let positions = match (&config.vision, config.image_token_id) {
-            (Some(vision), Some(token)) => PositionBuilder::new(token, vision.spatial_merge_size),
-            _ => PositionBuilder::text_only(),
-        };
+        let positions = PositionBuilder::of(config);
         let image_token_id = config.vision.as_ref().and(config.image_token_id);
         Self {
             decoder,

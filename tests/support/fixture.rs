@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lwv_model::Checkpoint;
+use lwv_model::{Checkpoint, ModelConfig, Vision};
 use lwv_processor::{Content, Grid, Message, Processor, Prompt, RgbImage, open_image};
 use serde::Deserialize;
 use serde_json::Value;
@@ -39,9 +39,12 @@ pub struct ExpectedPrompt {
     pub text: String,
     /// Its tokens, image tokens repeated.
     pub input_ids: Vec<u32>,
-    /// Frames, rows and columns of patches.
+    /// Frames, rows and columns of patches of each image, or of each tile.
     #[serde(default)]
     pub image_grid_thw: Vec<[usize; 3]>,
+    /// Rows and columns of tiles that each image was split into, zeros where it was not.
+    #[serde(default)]
+    pub splits: Vec<[usize; 2]>,
     /// One row an axis.
     #[serde(default)]
     pub position_ids: Vec<Vec<i64>>,
@@ -93,7 +96,7 @@ impl Case {
         // Lest a test over all cases passes because there are none.
         let with_vision = cases.iter().filter(|case| case.has_vision).count();
         assert!(
-            with_vision >= 6 && cases.len() - with_vision >= 2,
+            with_vision >= 8 && cases.len() - with_vision >= 2,
             "cases are missing: {names:?}"
         );
         cases
@@ -102,6 +105,25 @@ impl Case {
     /// The cases that read images.
     pub fn with_vision() -> Vec<Self> {
         Self::all().into_iter().filter(|case| case.has_vision).collect()
+    }
+
+    /// The cases that read images of any size.
+    pub fn with_windows() -> Vec<Self> {
+        let is_windowed = |case: &Self| matches!(case.config().vision, Some(Vision::Windows(_)));
+        Self::all().into_iter().filter(is_windowed).collect()
+    }
+
+    /// The cases that read images in tiles.
+    pub fn with_tiles() -> Vec<Self> {
+        let is_tiled = |case: &Self| matches!(case.config().vision, Some(Vision::Tiles(_)));
+        let cases: Vec<Self> = Self::all().into_iter().filter(is_tiled).collect();
+        assert_eq!(cases.len(), 2, "cases with tiles");
+        cases
+    }
+
+    /// The checkpoint's configuration.
+    pub fn config(&self) -> ModelConfig {
+        ModelConfig::from_dir(&self.dir).unwrap()
     }
 
     /// Recorded values, such as `one_image.step_logits`, and their shape.

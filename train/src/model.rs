@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use lwv_model::{
-    ModelConfig, Rotary, Segments, VisionConfig, decoder_head, decoder_layer, decoder_norm, decoder_rotary,
+    ModelConfig, Rotary, Segments, Vision, VisionConfig, decoder_head, decoder_layer, decoder_norm, decoder_rotary,
     token_embeddings, vision_block, vision_embedding, vision_merger, vision_rotary,
 };
 use lwv_processor::Patches;
@@ -176,8 +176,11 @@ impl Model {
     }
 
     fn vision(&self, images: usize) -> Result<&VisionConfig> {
-        let vision = self.config.vision.as_ref();
-        vision.ok_or(crate::Error::NoVisionTower(images))
+        match &self.config.vision {
+            Some(Vision::Windows(vision)) => Ok(vision),
+            Some(Vision::Tiles(_)) => Err(crate::Error::Untrainable(self.config.family.model_type())),
+            None => Err(crate::Error::NoVisionTower(images)),
+        }
     }
 
     /// As [`Self::image_features`], each image's alone: so they are the same whatever else is computed.

@@ -2,11 +2,12 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use lwv_model::{
-    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, decoder, token_embeddings, vision_tower,
+    Adapter, Checkpoint, DecoderInputs, Logits, ModelConfig, Vision, decoder, tile_tower, token_embeddings,
+    vision_tower,
 };
 use lwv_processor::{Patches, PositionBuilder};
 
-use crate::vision_tensors::vision_inputs;
+use crate::vision_tensors::{tile_pixels, vision_inputs};
 use crate::{CandleOps, Error};
 
 /// A checkpoint run by candle in f32: the reference that bundles are compared with.
@@ -70,8 +71,16 @@ impl Network {
             .vision
             .clone()
             .ok_or(Error::NoVisionTower(images.len()))?;
-        let inputs = vision_inputs(&vision, images, self.ops.device())?;
-        vision_tower(&mut self.ops, &vision, &inputs)
+        match vision {
+            Vision::Windows(vision) => {
+                let inputs = vision_inputs(&vision, images, self.ops.device())?;
+                vision_tower(&mut self.ops, &vision, &inputs)
+            }
+            Vision::Tiles(vision) => {
+                let pixels = tile_pixels(&vision, images, self.ops.device())?;
+                tile_tower(&mut self.ops, &vision, &pixels)
+            }
+        }
     }
 
     /// Embeddings of `ids`, rows of image tokens replaced by the features of `images`: f32 `[1, ids, hidden]`.

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{D, DType, Device, Tensor, TensorId};
-use lwv_model::{Adapter, Checkpoint, Ops, Rotary, Segments};
+use lwv_model::{Adapter, Checkpoint, Ops, Rotary, Segments, TileOps};
 
 use crate::attention::{attention, causal_bias, merge_heads, padding_bias, repeat_heads, split_heads};
 use crate::{Error, InputRounding};
@@ -334,6 +334,38 @@ impl Ops for CandleOps {
         let attended = attention(&laid_out(q)?, &laid_out(k)?, &laid_out(v)?, Some(&bias))?;
         let rows = merge_heads(&attended)?.flatten(0, 1)?;
         Ok(rows.index_select(&segments.scatter, 0)?)
+    }
+}
+
+impl TileOps for CandleOps {
+    fn layer_norm(&mut self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor, Error> {
+        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps as f32)?)
+    }
+
+    fn gelu_tanh(&mut self, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(x.gelu()?)
+    }
+
+    fn add_to_tiles(&mut self, x: &Tensor, table: &Tensor, order: &[usize]) -> Result<Tensor, Error> {
+        let order: Vec<u32> = order.iter().map(|&row| row as u32).collect();
+        let rows = table.index_select(&Tensor::new(order, &self.device)?, 0)?;
+        let (count, width) = rows.dims2()?;
+        let tiles = x.reshape(((), count, width))?.broadcast_add(&rows)?;
+        Ok(tiles.flatten(0, 1)?)
+    }
+
+    fn tile_attention(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+        rows: usize,
+    ) -> Result<Tensor, Error> {
+        let width = q.dim(D::Minus1)?;
+        let [q, k, v] = [q, k, v].map(|x| split_heads(&x.reshape(((), rows, width))?, heads));
+        let attended = attention(&q?, &k?, &v?, None)?;
+        Ok(merge_heads(&attended)?.flatten(0, 1)?)
     }
 }
 

@@ -1,4 +1,4 @@
-use lwv_model::{ModelConfig, TextConfig, expected_weights};
+use lwv_model::{ModelConfig, TextConfig, Vision, expected_weights};
 use serde::Serialize;
 
 use crate::recipe::{ComputeType, DeviceType, FinetuningType, OptimizerOffload, Recipe, TrainingRecipe};
@@ -178,7 +178,7 @@ fn layer_elements(text: &TextConfig) -> u64 {
 
 /// Numbers a patch: kept for the backward pass, needed by one block at a time, and of the pixels.
 fn vision_elements(config: &ModelConfig, frozen: &[Part], recompute: bool) -> (u64, u64, u64) {
-    let Some(vision) = &config.vision else {
+    let Some(vision) = config.vision.as_ref().and_then(Vision::windows) else {
         return (0, 0, 0);
     };
     let block = (14 * vision.hidden_size + 4 * vision.intermediate_size) as u64;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
 use lwv_data::{Conversation, Dataset, Encoder, EncoderSettings, LengthGrouping, Order, Validation, split};
+use lwv_model::{ModelConfig, Vision};
 use lwv_processor::Processor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -84,12 +85,20 @@ impl Lengths {
     }
 }
 
+/// Refuses a model whose vision tower has no way back, before anything is read for it.
+fn refuse_tiles(config: &ModelConfig) -> Result<()> {
+    match config.vision.as_ref().and_then(Vision::tiles) {
+        Some(_) => Err(Error::Untrainable(config.family.model_type())),
+        None => Ok(()),
+    }
+}
+
 impl Samples {
     /// Opens the recipe's datasets, of conversations or pairs as `stage` says, and counts their tokens, calling `progress` with samples done and in all. Counting
     /// stops with [`Error::Interrupted`] when `cancelled` is set.
     ///
     /// # Errors
-    /// A dataset or processor that cannot be used; with `strict`, a sample that cannot; nothing left to train or to
+    /// A model of a family that is not trained; a dataset or processor that cannot be used; with `strict`, a sample that cannot; nothing left to train or to
     /// evaluate on.
     pub fn open(
         recipe: &TrainingRecipe,
@@ -97,6 +106,7 @@ impl Samples {
         cancelled: &AtomicBool,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
+        refuse_tiles(&ModelConfig::from_dir(&recipe.model)?)?;
         let media_dir = recipe.media_dir.as_deref();
         let mut dataset = Dataset::open(&recipe.dataset, media_dir)?;
         let first_held_out = dataset.len();

@@ -1,5 +1,5 @@
 use candle_core::{Device, Tensor};
-use lwv_model::{Segments, VisionConfig, VisionInputs};
+use lwv_model::{Segments, TileVisionConfig, VisionConfig, VisionInputs};
 use lwv_processor::{Patches, VisionGeometry, VisionLayout};
 
 use crate::Result;
@@ -20,18 +20,30 @@ pub(crate) fn vision_inputs(
         window_size: vision.window_size,
     };
     let geometry = VisionGeometry::new(&grids, &layout)?;
-    let values: Vec<f32> = images
-        .iter()
-        .flat_map(|image| image.values.iter().copied())
-        .collect();
     Ok(VisionInputs {
-        pixel_values: Tensor::from_vec(values, (geometry.patches, vision.patch_elements()), device)?,
+        pixel_values: pixels(images, vision.patch_elements(), device)?,
         positions: Tensor::from_vec(geometry.rotary_positions, (geometry.patches, 2), device)?
             .t()?
             .contiguous()?,
         windows: segments(&geometry.windows, device)?,
         frames: segments(&geometry.frames, device)?,
     })
+}
+
+/// The patches of `tiles`, which a tower of tiles reads alone, as a tensor on `device`.
+///
+/// # Errors
+/// What candle says.
+pub(crate) fn tile_pixels(vision: &TileVisionConfig, tiles: &[Patches], device: &Device) -> Result<Tensor> {
+    pixels(tiles, vision.patch_elements(), device)
+}
+
+/// All patches, one image after another: `[patches, patch_elements]`.
+fn pixels(images: &[Patches], patch_elements: usize, device: &Device) -> Result<Tensor> {
+    let values = images.iter().flat_map(|image| image.values.iter().copied());
+    let values: Vec<f32> = values.collect();
+    let shape = (values.len() / patch_elements, patch_elements);
+    Ok(Tensor::from_vec(values, shape, device)?)
 }
 
 fn segments(host: &lwv_processor::Segments, device: &Device) -> Result<Segments<Tensor>> {

@@ -163,7 +163,12 @@ fn scales(inputs: Vec<RoundedInput>, count: usize) -> ActivationScales {
         match &input.readers.maker {
             Maker::Other => {}
             Maker::Norm(norm) => {
-                scales.inputs.insert(norm.clone(), inverse(&input.factors));
+                let factors = inverse(&input.factors);
+                // Where a norm has no bias, nobody asks for its factors.
+                scales
+                    .inputs
+                    .insert(norm.replace(".weight", ".bias"), factors.clone());
+                scales.inputs.insert(norm.clone(), factors);
             }
             Maker::Outputs(outputs) => {
                 let factors = outputs.among_all(&inverse(&outputs.folded(&input.factors)));

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use lwv_model::{ModelConfig, expected_weights};
+use lwv_model::{ModelConfig, POSITION_TABLE, expected_weights};
 
 /// Matrices that read the same values, and what makes these.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +75,7 @@ pub(crate) fn readers(config: &ModelConfig) -> Vec<Readers> {
     let mut all: Vec<Readers> = Vec::new();
     for (name, shape) in expected_weights(config) {
         let is_table = name == "model.embed_tokens.weight";
-        if shape.len() < 2 || is_table && name != head {
+        if shape.len() < 2 || is_table && name != head || name == POSITION_TABLE {
             continue;
         }
         let maker = if name == head {
@@ -96,6 +96,9 @@ pub(crate) fn readers(config: &ModelConfig) -> Vec<Readers> {
 
 fn maker(matrix: &str, config: &ModelConfig, shapes: &BTreeMap<String, Vec<usize>>) -> Maker {
     let module = matrix.strip_suffix(".weight").unwrap_or(matrix);
+    if let Some(layer) = tile_layer(module) {
+        return tile_maker(module, layer, shapes);
+    }
     let parts = [
         ("self_attn.q_proj", "input_layernorm"),
         ("self_attn.k_proj", "input_layernorm"),
@@ -143,6 +146,37 @@ fn maker(matrix: &str, config: &ModelConfig, shapes: &BTreeMap<String, Vec<usize
         return outputs(format!("{block}attn.qkv"), 1, 1, columns);
     }
     Maker::Other
+}
+
+/// The layer of a tower of tiles that a matrix belongs to, with the dot after it.
+fn tile_layer(module: &str) -> Option<&str> {
+    let rest = module.strip_prefix("visual.encoder.layers.")?;
+    let end = module.len() - rest.len() + rest.find('.')? + 1;
+    Some(&module[..end])
+}
+
+/// As [`maker`] in a layer of a tower of tiles.
+fn tile_maker(module: &str, layer: &str, shapes: &BTreeMap<String, Vec<usize>>) -> Maker {
+    match &module[layer.len()..] {
+        "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => {
+            Maker::Norm(format!("{layer}layer_norm1.weight"))
+        }
+        "mlp.fc1" => Maker::Norm(format!("{layer}layer_norm2.weight")),
+        "self_attn.out_proj" => {
+            let values = format!("{layer}self_attn.v_proj");
+            let of = shapes.get(&format!("{values}.weight")).map_or(0, |shape| shape[0]);
+            Maker::Outputs(Outputs {
+                layer: values,
+                first: 0,
+                of,
+                groups: 1,
+                repeats: 1,
+                width: of,
+            })
+        }
+        // What comes after the bent function between the two matrices cannot be moved before it.
+        _ => Maker::Other,
+    }
 }
 
 #[cfg(test)]

@@ -182,12 +182,27 @@ impl Lowering for OrtLowering {
         x.renamed(graph.op("Slice", &[&x.name, &start, &end, &axes], []))
     }
 
+    fn layer_norm(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        x: &Activation,
+        [weight, bias]: [&str; 2],
+        eps: f32,
+    ) -> Activation {
+        let eps = Attribute::float("epsilon", eps);
+        x.renamed(graph.op("LayerNormalization", &[&x.name, weight, bias], [eps]))
+    }
+
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
         x.renamed(graph.microsoft("QuickGelu", &[&x.name], [Attribute::float("alpha", 1.0)]))
     }
 
     fn gelu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
         x.renamed(graph.microsoft("Gelu", &[&x.name], []))
+    }
+
+    fn gelu_tanh(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        x.renamed(graph.microsoft("FastGelu", &[&x.name], []))
     }
 
     fn rotary_table_rows(&self) -> Option<usize> {
@@ -256,6 +271,18 @@ impl Lowering for OrtLowering {
         };
         let padded = graph.as_flat(&padded);
         padded.renamed(graph.op("Gather", &[&padded.name, &segments.scatter], []))
+    }
+
+    fn tile_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        qkv: &[Activation; 3],
+        heads: usize,
+        rows: usize,
+    ) -> Activation {
+        let [q, k, v] = qkv.each_ref().map(|x| graph.tiles(x, rows));
+        let heads = Attribute::int("num_heads", heads as i64);
+        q.renamed(graph.microsoft("MultiHeadAttention", &[&q.name, &k.name, &v.name], [heads]))
     }
 }
 

@@ -68,6 +68,28 @@ impl Lowering for TensorRtLowering {
         super::rms_norm(graph, x, weight, eps)
     }
 
+    /// Written out, in operators that all versions take.
+    fn layer_norm(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        x: &Activation,
+        [weight, bias]: [&str; 2],
+        eps: f32,
+    ) -> Activation {
+        let axis = graph.vector(&[-1]);
+        let kept = || [Attribute::int("keepdims", 1)];
+        let mean = graph.op("ReduceMean", &[&x.name, &axis], kept());
+        let centred = graph.op("Sub", &[&x.name, &mean], []);
+        let square = graph.op("Mul", &[&centred, &centred], []);
+        let variance = graph.op("ReduceMean", &[&square, &axis], kept());
+        let eps = graph.floats(&[eps], &[]);
+        let shifted = graph.op("Add", &[&variance, &eps], []);
+        let root = graph.op("Sqrt", &[&shifted], []);
+        let normed = graph.op("Div", &[&centred, &root], []);
+        let scaled = graph.op("Mul", &[&normed, weight], []);
+        x.renamed(graph.op("Add", &[&scaled, bias], []))
+    }
+
     fn silu(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
         let gate = graph.op("Sigmoid", &[&x.name], []);
         x.renamed(graph.op("Mul", &[&x.name, &gate], []))
@@ -82,6 +104,19 @@ impl Lowering for TensorRtLowering {
         let shifted = graph.op("Add", &[&erf, &one], []);
         let share = graph.op("Mul", &[&shifted, &half], []);
         x.renamed(graph.op("Mul", &[&x.name, &share], []))
+    }
+
+    /// `(1 + tanh(y)) / 2` is `sigmoid(2 · y)`.
+    fn gelu_tanh(&mut self, graph: &mut Emitter<'_, '_>, x: &Activation) -> Activation {
+        let x = graph.as_type(x, ElementType::Float32);
+        let slope = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+        let [slope, cubic] = [slope, slope * 0.044_715].map(|factor| graph.floats(&[factor as f32], &[]));
+        let square = graph.op("Mul", &[&x.name, &x.name], []);
+        let bent = graph.op("Mul", &[&square, &cubic], []);
+        let factor = graph.op("Add", &[&bent, &slope], []);
+        let inner = graph.op("Mul", &[&x.name, &factor], []);
+        let gate = graph.op("Sigmoid", &[&inner], []);
+        x.renamed(graph.op("Mul", &[&x.name, &gate], []))
     }
 
     fn rotate(
@@ -147,7 +182,7 @@ impl Lowering for TensorRtLowering {
             contract::present_value(layer),
         );
         let attended = if fused {
-            newer::attention(graph, [&q, &k, &v], &causal.mask, head_dim)
+            newer::attention(graph, [&q, &k, &v], Some(&causal.mask), head_dim)
         } else {
             causal.attend(graph, [&q, &k, &v], [&heads, &shared, &width], head_dim)
         };
@@ -175,12 +210,41 @@ impl Lowering for TensorRtLowering {
             .entry(segments.lengths.clone())
             .or_insert_with(|| padding_mask(graph, segments, fused));
         let attended = if fused {
-            newer::attention(graph, [&q, &k, &v], mask, head_dim)
+            newer::attention(graph, [&q, &k, &v], Some(mask), head_dim)
         } else {
-            Attention { mask, scores: None }.append(graph, [&q, &k, &v], head_dim)
+            Attention {
+                mask: Some(mask),
+                scores: None,
+            }
+            .append(graph, [&q, &k, &v], head_dim)
         };
         let padded = as_rows(graph, &attended, &qkv[0]);
         padded.renamed(graph.op("Gather", &[&padded.name, &segments.scatter], []))
+    }
+
+    fn tile_attention(
+        &mut self,
+        graph: &mut Emitter<'_, '_>,
+        qkv: &[Activation; 3],
+        heads: usize,
+        rows: usize,
+    ) -> Activation {
+        let head_dim = qkv[0].width / heads;
+        let shape = graph.vector(&[-1, rows as i64, heads as i64, head_dim as i64]);
+        let [q, k, v] = qkv.each_ref().map(|x| {
+            let apart = graph.op("Reshape", &[&x.name, &shape], []);
+            swap(graph, &apart, [0, 2, 1, 3])
+        });
+        let attended = if self.fuses_attention(&qkv[0], heads) {
+            newer::attention(graph, [&q, &k, &v], None, head_dim)
+        } else {
+            let attention = Attention {
+                mask: None,
+                scores: None,
+            };
+            attention.append(graph, [&q, &k, &v], head_dim)
+        };
+        as_rows(graph, &attended, &qkv[0])
     }
 }
 

@@ -73,7 +73,11 @@ impl CausalMask {
             joined(graph, [batch, shared, &any, total]),
         ];
         let scores = Some([&*scores[0], &*scores[1]]);
-        let attended = Attention { mask, scores }.append(graph, [&q, k, v], head_dim);
+        let attended = Attention {
+            mask: Some(mask),
+            scores,
+        }
+        .append(graph, [&q, k, v], head_dim);
         let shape = joined(graph, [batch, heads, new, width]);
         graph.op("Reshape", &[&attended, &shape], [])
     }
@@ -127,9 +131,9 @@ pub(super) fn joined(graph: &mut Emitter<'_, '_>, sizes: [&str; 4]) -> String {
     graph.op("Concat", &sizes, [Attribute::int("axis", 0)])
 }
 
-/// `softmax(q · kᵀ / √head_dim + mask) · v`, heads apart; scores are seen as `scores` while the mask is added.
+/// `softmax(q · kᵀ / √head_dim + mask) · v`, heads apart, or without a mask; scores are seen as `scores` while the mask is added.
 pub(super) struct Attention<'a> {
-    pub(super) mask: &'a str,
+    pub(super) mask: Option<&'a str>,
     /// Shapes around the mask where queries of several heads stand in one: to `[batch, heads, queries, keys]`, and back.
     pub(super) scores: Option<[&'a str; 2]>,
 }
@@ -148,7 +152,9 @@ impl Attention<'_> {
         if let Some([apart, _]) = self.scores {
             scores = graph.op("Reshape", &[&scores, apart], []);
         }
-        let scores = graph.op("Add", &[&scores, self.mask], []);
+        if let Some(mask) = self.mask {
+            scores = graph.op("Add", &[&scores, mask], []);
+        }
         let mut shares = graph.op("Softmax", &[&scores], [Attribute::int("axis", -1)]);
         if let Some([_, together]) = self.scores {
             shares = graph.op("Reshape", &[&shares, together], []);

@@ -35,15 +35,16 @@ pub(super) fn has_kernel(queries: &Activation, heads: usize) -> bool {
 }
 
 /// `softmax(q · kᵀ / √head_dim + mask) · v` of `[batch, heads, rows, head_dim]`, where `k` and `v` may have fewer heads. `mask`
-/// is `[batch, 1, queries, keys]`, in the type of products.
+/// is `[batch, 1, queries, keys]`, in the type of products; without one all see all.
 pub(super) fn attention(
     graph: &mut Emitter<'_, '_>,
     [q, k, v]: [&str; 3],
-    mask: &str,
+    mask: Option<&str>,
     head_dim: usize,
 ) -> String {
     let scale = Attribute::float("scale", 1.0 / (head_dim as f32).sqrt());
-    graph.op("Attention", &[q, k, v, mask], [scale])
+    let inputs: Vec<&str> = [q, k, v].into_iter().chain(mask).collect();
+    graph.op("Attention", &inputs, [scale])
 }
 
 /// A mask `[batch, 1, 1, keys]` with a row for each of `queries`, i64 `[1]`: ONNX Runtime's [`attention`] repeats none.
