@@ -64,7 +64,7 @@ fn greedy_tokens_are_the_same_text() {
 
 #[test]
 fn positions_are_the_same() {
-    each_prompt(Case::with_vision(), |case, name, expected, processor| {
+    each_prompt(Case::with_vision(), |case, name, expected, _| {
         let mut builder = PositionBuilder::of(&case.config());
         let rows = builder.extend(&expected.input_ids, &expected.grids()).unwrap();
         assert_eq!(rows, expected.position_ids.concat(), "{} {name}", case.name);
