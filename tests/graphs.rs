@@ -56,6 +56,32 @@ fn image_token() -> i64 {
     i64::from(config().image_token_id.unwrap())
 }
 
+/// The graph takes any number of tiles, though the runtime hands them over one by one.
+#[test]
+fn tiles_do_not_see_each_other() {
+    let case = Case::load("idefics3");
+    let prompt = case.prompts["two_turns"].prompt(&case.processor());
+    let mut session = graph(&bundle(&case.dir, Precision::Fp32), contract::VISION_ENCODER);
+    let elements = case.config().vision.unwrap().patch_elements();
+    let mut features = |values: &[f32]| {
+        let pixels = TensorRef::from_array_view(([values.len() / elements, elements], values)).unwrap();
+        let outputs = session
+            .run(ort::inputs![contract::PIXEL_VALUES => pixels])
+            .unwrap();
+        outputs[contract::IMAGE_FEATURES]
+            .try_extract_tensor::<f32>()
+            .unwrap()
+            .1
+            .to_vec()
+    };
+    let tiles: Vec<&[f32]> = prompt.images.iter().map(|tile| tile.values.as_slice()).collect();
+    assert!(tiles.len() > 4, "{} tiles", tiles.len());
+    let apart: Vec<f32> = tiles.iter().flat_map(|tile| features(tile)).collect();
+    let mut difference = Difference::default();
+    difference.add(|| "all at once".to_owned(), &apart, &features(&tiles.concat()));
+    difference.assert_within("features of tiles, alone and together", 1e-5);
+}
+
 #[test]
 fn embedding_without_images() {
     let ids = [5, 0, 331, 7];

@@ -93,9 +93,15 @@ fn borders_of_the_vision_encoder() {
 fn borders_of_the_vision_encoder_of_tiles() {
     on_bundles(Case::with_tiles(), |bundle, config, _| {
         let graph = OnnxFile::read(bundle, "vision_encoder");
-        let [hidden, elements] =
-            [config.text.hidden_size, config.vision.as_ref().unwrap().patch_elements()].map(|size| size.to_string());
-        assert_eq!(graph.inputs(), [border("pixel_values", F32, &["num_patches", &elements])]);
+        let [hidden, elements] = [
+            config.text.hidden_size,
+            config.vision.as_ref().unwrap().patch_elements(),
+        ]
+        .map(|size| size.to_string());
+        assert_eq!(
+            graph.inputs(),
+            [border("pixel_values", F32, &["num_patches", &elements])]
+        );
         assert_eq!(
             graph.outputs(),
             [border("image_features", F32, &["num_image_tokens", &hidden])]

@@ -183,7 +183,8 @@ fn pixels_of_tiles_are_the_same() {
                 for (place, patch_values) in order.iter().zip(patches) {
                     let (top, left) = (place / side * patch, place % side * patch);
                     for (index, value) in patch_values.iter().enumerate() {
-                        let (channel, line, column) = (index / patch / patch, index / patch % patch, index % patch);
+                        let (channel, line, column) =
+                            (index / patch / patch, index / patch % patch, index % patch);
                         let row = channel * side * patch + top + line;
                         tile_values[row * side * patch + left + column] = *value;
                     }

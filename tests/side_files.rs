@@ -108,7 +108,12 @@ fn preprocessor_config_leaves_nothing_to_defaults() {
 fn side_files_of_tiles_say_what_the_checkpoint_says() {
     for case in Case::with_tiles() {
         let bundle = bundle(&case.dir, Precision::Fp32);
-        assert_eq!(ModelConfig::from_dir(&bundle).unwrap(), case.config(), "{}", case.name);
+        assert_eq!(
+            ModelConfig::from_dir(&bundle).unwrap(),
+            case.config(),
+            "{}",
+            case.name
+        );
         let [ours, theirs] = [&bundle, &case.dir].map(|dir| lwv_processor::Processor::from_dir(dir).unwrap());
         assert!(ours.tile_processor().is_some(), "{}", case.name);
         assert_eq!(ours.tile_processor(), theirs.tile_processor(), "{}", case.name);

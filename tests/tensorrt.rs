@@ -115,7 +115,9 @@ fn four_bits_lose_more_and_leave_the_tower_alone() {
 /// What the fixtures' prompts and pictures need lies inside the sizes that engines are built for.
 #[test]
 fn every_free_dimension_has_a_profile() {
-    CASES.map(|name| check_profiles(&Case::load(name)));
+    for name in CASES {
+        check_profiles(&Case::load(name));
+    }
 }
 
 fn check_profiles(case: &Case) {

@@ -318,8 +318,7 @@ impl TileOps for OnnxOps<'_, '_> {
         let x = self
             .graph
             .as_type(x.activation("layer_norm")?, ElementType::Float32);
-        let [weight, bias] =
-            [weight, bias].map(|part| self.graph.initializer(part, ElementType::Float32));
+        let [weight, bias] = [weight, bias].map(|part| self.graph.initializer(part, ElementType::Float32));
         let parts = [&*weight?, &*bias?];
         Ok(Value::Activation(self.lowering.layer_norm(
             &mut self.graph,
@@ -358,9 +357,7 @@ impl TileOps for OnnxOps<'_, '_> {
         rows: usize,
     ) -> Result<Value, Error> {
         let qkv = self.attention_inputs([q, k, v])?;
-        let attended = self
-            .lowering
-            .tile_attention(&mut self.graph, &qkv, heads, rows);
+        let attended = self.lowering.tile_attention(&mut self.graph, &qkv, heads, rows);
         Ok(Value::Activation(attended))
     }
 }

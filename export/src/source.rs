@@ -38,7 +38,11 @@ impl Source {
         match &config.vision {
             Some(Vision::Windows(_)) => drop(ImageProcessor::from_dir(dir)?),
             Some(Vision::Tiles(vision)) => {
-                drop(TileProcessor::from_dir(dir, vision.patch_size, vision.scale_factor)?);
+                drop(TileProcessor::from_dir(
+                    dir,
+                    vision.patch_size,
+                    vision.scale_factor,
+                )?);
             }
             None => {}
         }

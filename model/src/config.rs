@@ -302,7 +302,10 @@ mod tests {
         assert!(ModelConfig::from_value(&config).unwrap().text.tie_word_embeddings);
         config["text_config"]["model_type"] = json!("mistral");
         let error = ModelConfig::from_value(&config).unwrap_err().to_string();
-        assert!(error.contains("text_config.model_type") && error.contains("mistral"), "{error}");
+        assert!(
+            error.contains("text_config.model_type") && error.contains("mistral"),
+            "{error}"
+        );
     }
 
     #[test]

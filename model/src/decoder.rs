@@ -1,4 +1,4 @@
-//! The decoder of Llama, Qwen2 and Qwen2.5-VL (transformers `modeling_llama.py`, `modeling_qwen2.py`,
+//! The decoder of Llama (SmolVLM's too), Qwen2 and Qwen2.5-VL (transformers `modeling_llama.py`, `modeling_qwen2.py`,
 //! `modeling_qwen2_5_vl.py`): they differ in biases, rotary sections and the head, all of which the config says.
 
 use crate::{Linear, Ops, Rotary, SelfAttention, TextConfig};

@@ -1,6 +1,6 @@
 use crate::{
-    DecoderInputs, Logits, ModelConfig, Ops, Rotary, Segments, TileOps, Vision, VisionInputs, decoder, tile_tower,
-    token_embeddings, vision_tower,
+    DecoderInputs, Logits, ModelConfig, Ops, Rotary, Segments, TileOps, Vision, VisionInputs, decoder,
+    tile_tower, token_embeddings, vision_tower,
 };
 
 /// The names that one weight bears in the layouts that exist.

@@ -271,13 +271,17 @@ mod tests {
     #[test]
     fn geometry_of_the_published_tower() {
         let config = TileVisionConfig::from_fields(&published(), Some(&json!(4)), 576).unwrap();
-        assert_eq!((config.patches(), config.tokens(), config.patch_elements()), (1024, 64, 768));
+        assert_eq!(
+            (config.patches(), config.tokens(), config.patch_elements()),
+            (1024, 64, 768)
+        );
         assert_eq!((config.depth, config.intermediate_size), (12, 3072));
     }
 
     #[test]
     fn positions_go_square_by_square() {
-        let fields = json!({"image_size": 64, "patch_size": [16, 16], "hidden_size": 32, "num_attention_heads": 2});
+        let fields =
+            json!({"image_size": 64, "patch_size": [16, 16], "hidden_size": 32, "num_attention_heads": 2});
         let config = TileVisionConfig::from_fields(&fields, None, 8).unwrap();
         let order = config.position_order();
         assert_eq!(order, [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]);

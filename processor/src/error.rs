@@ -184,7 +184,9 @@ pub enum Error {
         images: usize,
     },
     /// A conversation to learn from, with pictures that would be split into tiles.
-    #[error("the model splits pictures into tiles; conversations with pictures are not prepared for it, leave those out")]
+    #[error(
+        "the model splits pictures into tiles; conversations with pictures are not prepared for it, leave those out"
+    )]
     TilesInTranscript,
     /// Pictures and placeholders in the text do not match.
     #[error("`{images}` images were given, but the prompt has `{placeholders}` places for one (`{token}`)")]

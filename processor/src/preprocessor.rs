@@ -125,7 +125,10 @@ impl Fields<'_> {
         let edge = value.get("longest_edge").and_then(positive);
         // Sides beyond this no picture has, and a product of two fits everywhere.
         edge.filter(|edge| *edge <= usize::from(u16::MAX)).ok_or_else(|| {
-            let expected = format!("is `{value}`; expected `{{\"longest_edge\": …}}` of at most {}", u16::MAX);
+            let expected = format!(
+                "is `{value}`; expected `{{\"longest_edge\": …}}` of at most {}",
+                u16::MAX
+            );
             Error::field(self.path, field, expected)
         })
     }

@@ -180,8 +180,8 @@ impl Processor {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{Content, Grid};
     use crate::tokenizer::tests::{byte_tokenizer, byte_tokenizer_json};
+    use crate::{Content, Grid};
 
     pub(crate) const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}\
         {% else %}{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
@@ -242,6 +242,61 @@ pub(crate) mod tests {
                     <|image_pad|><|image_pad|><|image_pad|><|vision_end|><|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(prompt.input_ids, byte_tokenizer().encode(text, false).unwrap());
         assert_eq!(prompt.images[0].values.len(), 8 * 3 * 2 * 2 * 2);
+    }
+
+    /// Tiles of 4×4 pixels, of which each 2×2 are a token, at a longest edge of `edge` pixels.
+    fn tile_folder(edge: usize, model_tile: usize) -> tempfile::TempDir {
+        let config = serde_json::json!({
+            "model_type": "smolvlm", "image_token_id": IMAGE_TOKEN, "scale_factor": 2,
+            "text_config": {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+                "vocab_size": 300, "max_position_embeddings": 64},
+            "vision_config": {"hidden_size": 8, "num_attention_heads": 1, "image_size": model_tile, "patch_size": 1},
+        });
+        let images = serde_json::json!({"image_processor": {"size": {"longest_edge": edge}, "max_image_size": {"longest_edge": 4}}});
+        folder(&[
+            ("config.json", &config.to_string()),
+            ("processor_config.json", &images.to_string()),
+        ])
+    }
+
+    #[test]
+    fn tiles_have_their_places_named() {
+        let processor = Processor::from_dir(tile_folder(8, 4).path()).unwrap();
+        assert!(processor.reads_images() && processor.image_processor().is_none());
+        let token = "<|image_pad|>";
+        let prompt = processor
+            .raw_prompt(&format!("he{token}"), &[RgbImage::new(20, 10)])
+            .unwrap();
+        let tile = token.repeat(4);
+        let text = format!(
+            "he<fake_token_around_image><row_1_col_1>{tile}<fake_token_around_image><row_1_col_2>{tile}\n\
+             \n<fake_token_around_image><global-img>{tile}<fake_token_around_image>"
+        );
+        assert_eq!(prompt.input_ids, byte_tokenizer().encode(&text, false).unwrap());
+        assert_eq!(prompt.images.len(), 3);
+        let whole = Processor::from_dir(tile_folder(4, 4).path()).unwrap();
+        let prompt = whole.raw_prompt(token, &[RgbImage::new(20, 10)]).unwrap();
+        let text = format!("<fake_token_around_image><global-img>{tile}<fake_token_around_image>");
+        assert_eq!(prompt.input_ids, byte_tokenizer().encode(&text, false).unwrap());
+    }
+
+    #[test]
+    fn tiles_must_be_what_the_model_takes() {
+        let error = Processor::from_dir(tile_folder(8, 8).path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`max_image_size` is `4`") && error.contains("`8`"),
+            "{error}"
+        );
+        let folder = tile_folder(8, 4);
+        let path = folder.path().join("preprocessor_config.json");
+        std::fs::write(&path, r#"{"size": {"height": 4, "width": 4}}"#).unwrap();
+        let error = Processor::from_dir(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("`size`") && error.contains("longest_edge"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -207,7 +207,10 @@ mod tests {
         assert_eq!(tiles.tiles.len(), 3);
         assert!(tiles.tiles.iter().all(|tile| tile.grid == processor.grid()));
         // A patch is two lines of two pixels of red, then green, then blue.
-        assert_eq!(tiles.tiles[1].values[..12], [200., 200., 200., 200., 7., 7., 7., 7., 9., 9., 9., 9.]);
+        assert_eq!(
+            tiles.tiles[1].values[..12],
+            [200., 200., 200., 200., 7., 7., 7., 7., 9., 9., 9., 9.]
+        );
         let whole = TileProcessor {
             do_image_splitting: false,
             ..processor.clone()

@@ -118,7 +118,7 @@ pub enum Event {
     },
     /// An image was encoded.
     ImageEncoded {
-        /// Which image of the session, from 0.
+        /// Which image of the session, from 0; a tile is one, where the model splits pictures into tiles.
         index: usize,
         /// Tokens that it takes.
         tokens: usize,

@@ -107,7 +107,9 @@ pub enum Error {
         message: String,
     },
     /// A model that there is no way back through.
-    #[error("models of the family `{0}` cannot be trained: their vision tower has no backward pass here; they are exported and run")]
+    #[error(
+        "models of the family `{0}` cannot be trained: their vision tower has no backward pass here; they are exported and run"
+    )]
     Untrainable(&'static str),
     /// The model takes no images.
     #[error("the model has no vision tower, but {0} images were given")]

@@ -3,8 +3,8 @@ use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use lwv_model::{
-    ModelConfig, Rotary, Segments, Vision, VisionConfig, decoder_head, decoder_layer, decoder_norm, decoder_rotary,
-    token_embeddings, vision_block, vision_embedding, vision_merger, vision_rotary,
+    ModelConfig, Rotary, Segments, Vision, VisionConfig, decoder_head, decoder_layer, decoder_norm,
+    decoder_rotary, token_embeddings, vision_block, vision_embedding, vision_merger, vision_rotary,
 };
 use lwv_processor::Patches;
 

@@ -339,7 +339,12 @@ impl Ops for CandleOps {
 
 impl TileOps for CandleOps {
     fn layer_norm(&mut self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor, Error> {
-        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps as f32)?)
+        Ok(candle_nn::ops::layer_norm(
+            &x.contiguous()?,
+            weight,
+            bias,
+            eps as f32,
+        )?)
     }
 
     fn gelu_tanh(&mut self, x: &Tensor) -> Result<Tensor, Error> {

@@ -105,6 +105,17 @@ fn datasets_that_cannot_be_used() {
 }
 
 #[test]
+fn models_that_take_tiles_are_not_trained() {
+    let training = Training::of("llama", SHORT)
+        .with_model(&tiny("smolvlm"))
+        .with_lines(&[GOOD]);
+    training
+        .run("")
+        .assert_failed(1, &["`smolvlm`", "cannot be trained"]);
+    assert!(!training.out("config.json").exists());
+}
+
+#[test]
 fn models_that_cannot_be_used() {
     let missing = Training::of("llama", SHORT).with_model(Path::new("no-such-model"));
     missing.run("").assert_failed(1, &["no-such-model"]);

@@ -164,7 +164,9 @@ fn tile_maker(module: &str, layer: &str, shapes: &BTreeMap<String, Vec<usize>>) 
         "mlp.fc1" => Maker::Norm(format!("{layer}layer_norm2.weight")),
         "self_attn.out_proj" => {
             let values = format!("{layer}self_attn.v_proj");
-            let of = shapes.get(&format!("{values}.weight")).map_or(0, |shape| shape[0]);
+            let of = shapes
+                .get(&format!("{values}.weight"))
+                .map_or(0, |shape| shape[0]);
             Maker::Outputs(Outputs {
                 layer: values,
                 first: 0,
@@ -210,6 +212,44 @@ mod tests {
         let sizes: Vec<usize> = all.iter().map(|readers| readers.matrices.len()).collect();
         assert_eq!(sizes.iter().filter(|size| **size == 3).count(), 2, "{sizes:?}");
         assert!(all.iter().all(|readers| readers.maker != Maker::Other));
+    }
+
+    #[test]
+    fn matrices_of_tiles_read_norms_and_values() {
+        let config = json!({"model_type": "smolvlm", "image_token_id": 5, "scale_factor": 2, "text_config": {"hidden_size": 8,
+            "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20,
+            "max_position_embeddings": 64}, "vision_config": {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 4, "patch_size": 1}});
+        let all = readers(&ModelConfig::from_value(&config).unwrap());
+        let of = |matrix: &str| {
+            let is_reader = |readers: &&Readers| readers.matrices.iter().any(|name| name == matrix);
+            all.iter().find(is_reader)
+        };
+        let layer = "visual.encoder.layers.1";
+        let queries = of(&format!("{layer}.self_attn.q_proj.weight")).unwrap();
+        assert_eq!(queries.matrices.len(), 3);
+        assert_eq!(queries.maker, Maker::Norm(format!("{layer}.layer_norm1.weight")));
+        let Maker::Outputs(values) = &of(&format!("{layer}.self_attn.out_proj.weight")).unwrap().maker else {
+            panic!("values make what attention gives");
+        };
+        assert_eq!(
+            (values.layer.as_str(), values.width),
+            ("visual.encoder.layers.1.self_attn.v_proj", 6)
+        );
+        let fed = &of(&format!("{layer}.mlp.fc1.weight")).unwrap().maker;
+        assert_eq!(*fed, Maker::Norm(format!("{layer}.layer_norm2.weight")));
+        for (matrix, maker) in [
+            ("encoder.layers.1.mlp.fc2", 1),
+            ("connector.modality_projection.proj", 1),
+        ] {
+            let found = of(&format!("visual.{matrix}.weight")).unwrap();
+            assert_eq!(
+                (&found.maker, found.matrices.len()),
+                (&Maker::Other, maker),
+                "{matrix}"
+            );
+        }
+        assert!(of(POSITION_TABLE).is_none());
     }
 
     #[test]
