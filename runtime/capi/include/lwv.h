@@ -428,6 +428,9 @@ typedef struct lwv_generation_settings {
     size_t written_tokens;
     // Cancels from another thread; may be NULL.
     const struct lwv_cancel_token *cancel;
+    // Most tokens that are guessed at once by what came after the same tokens before, and verified in one step; 0 to guess
+    // none. The text is the same but for the last bits of sums.
+    size_t lookup_tokens;
 } lwv_generation_settings;
 
 // What a generation cost.
@@ -456,6 +459,10 @@ typedef struct lwv_stats {
     uint64_t peak_rss_bytes;
     // The execution provider, as ONNX Runtime names it.
     const char *provider;
+    // Tokens that were computed because the text might have gone on with them.
+    size_t guessed_tokens;
+    // Of these, the tokens that it went on with.
+    size_t accepted_tokens;
 } lwv_stats;
 
 // Something that happened. All texts of the kinds token, finished and text, put together, are the text, less what is taken
@@ -518,6 +525,8 @@ typedef struct lwv_writer_settings {
     uint64_t flags;
     // Cancels from another thread; may be NULL.
     const struct lwv_cancel_token *cancel;
+    // Most tokens that are guessed at once, as in `lwv_generation_settings`.
+    size_t lookup_tokens;
 } lwv_writer_settings;
 
 #ifdef __cplusplus
