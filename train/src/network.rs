@@ -77,8 +77,12 @@ impl Network {
                 vision_tower(&mut self.ops, &vision, &inputs)
             }
             Vision::Tiles(vision) => {
-                let pixels = tile_pixels(&vision, images, self.ops.device())?;
-                tile_tower(&mut self.ops, &vision, &pixels)
+                // One by one: all tiles of a picture at once would have as many times the scores of attention in memory.
+                let features = images.iter().map(|tile| {
+                    let pixels = tile_pixels(&vision, tile, self.ops.device())?;
+                    tile_tower(&mut self.ops, &vision, &pixels)
+                });
+                Ok(Tensor::cat(&features.collect::<Result<Vec<_>, Error>>()?, 0)?)
             }
         }
     }

@@ -30,12 +30,12 @@ pub(crate) fn vision_inputs(
     })
 }
 
-/// The patches of `tiles`, which a tower of tiles reads alone, as a tensor on `device`.
+/// The patches of a tile, all that a tower of tiles reads, as a tensor on `device`.
 ///
 /// # Errors
 /// What candle says.
-pub(crate) fn tile_pixels(vision: &TileVisionConfig, tiles: &[Patches], device: &Device) -> Result<Tensor> {
-    pixels(tiles, vision.patch_elements(), device)
+pub(crate) fn tile_pixels(vision: &TileVisionConfig, tile: &Patches, device: &Device) -> Result<Tensor> {
+    pixels(std::slice::from_ref(tile), vision.patch_elements(), device)
 }
 
 /// All patches, one image after another: `[patches, patch_elements]`.

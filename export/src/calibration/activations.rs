@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use lwv_model::{decoder_layer, decoder_norm, expected_weights};
+use lwv_model::{ModelConfig, Vision, decoder_layer, decoder_norm, expected_weights};
 use lwv_train::{Network, Observer};
 
 use super::inputs_seen::InputsSeen;
@@ -53,9 +53,8 @@ fn rounded_inputs(
         seen: Arc::clone(&seen),
         found: Vec::new(),
     };
-    let pictures = samples.iter().filter(|sample| !sample.images.is_empty()).count();
     network.ops().observe(Some(seen.clone()));
-    search.want("visual.", pictures);
+    search.want("visual.", tower_runs(&config, samples));
     let mut states = embed(&mut network, samples)?;
     search.finish("visual.", &mut network)?;
     let rotary = rotary(&mut network, &config, samples)?;
@@ -77,6 +76,15 @@ fn rounded_inputs(
     }
     search.finish(head, &mut network)?;
     Ok(search.found)
+}
+
+/// How often the vision tower is run: once for each sample's pictures, or for each tile.
+fn tower_runs(config: &ModelConfig, samples: &[Sample]) -> usize {
+    let images = samples.iter().map(|sample| sample.images.len());
+    match config.vision {
+        Some(Vision::Tiles(_)) => images.sum(),
+        _ => images.filter(|images| *images > 0).count(),
+    }
 }
 
 /// Looks for how what matrices read is best rounded.
