@@ -137,19 +137,17 @@ impl Files<'_> {
 /// spelling is.
 fn nested_config(source: &Value, config: &ModelConfig, data_files: &[&str]) -> Value {
     let mut top: Map<String, Value> = source.as_object().cloned().unwrap_or_default();
-    if config.vision.is_some() {
-        if !top.contains_key("text_config") {
-            let moved: Vec<String> = top
-                .keys()
-                .filter(|key| !TOP_LEVEL.contains(&key.as_str()))
-                .cloned()
-                .collect();
-            let text: Map<String, Value> = moved
-                .into_iter()
-                .filter_map(|key| top.remove_entry(&key))
-                .collect();
-            top.insert("text_config".into(), Value::Object(text));
-        }
+    if config.vision.is_some() && !top.contains_key("text_config") {
+        let moved: Vec<String> = top
+            .keys()
+            .filter(|key| !TOP_LEVEL.contains(&key.as_str()))
+            .cloned()
+            .collect();
+        let text: Map<String, Value> = moved
+            .into_iter()
+            .filter_map(|key| top.remove_entry(&key))
+            .collect();
+        top.insert("text_config".into(), Value::Object(text));
     }
     match config.vision.as_ref() {
         Some(Vision::Windows(vision)) => complete_multimodal(&mut top, config, vision.spatial_merge_size),

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use lwv_model::{Adapter, Checkpoint, Manifest, ModelConfig, Vision, expected_weights};
 use lwv_processor::{ImageProcessor, Processor, TileProcessor};
 use sha2::{Digest, Sha256};
@@ -34,18 +36,7 @@ impl Source {
                 reason,
             });
         }
-        // A processor may do without pictures, a bundle with a tower not.
-        match &config.vision {
-            Some(Vision::Windows(_)) => drop(ImageProcessor::from_dir(dir)?),
-            Some(Vision::Tiles(vision)) => {
-                drop(TileProcessor::from_dir(
-                    dir,
-                    vision.patch_size,
-                    vision.scale_factor,
-                )?);
-            }
-            None => {}
-        }
+        check_images(dir, &config)?;
         let processor = Processor::from_dir(dir)?;
         Ok(Self {
             config,
@@ -84,6 +75,18 @@ impl Source {
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// Checks that there is an image processor where there is a tower: a processor would do without pictures then, a bundle must not.
+fn check_images(dir: &Path, config: &ModelConfig) -> Result<(), Error> {
+    match &config.vision {
+        Some(Vision::Windows(_)) => ImageProcessor::from_dir(dir).map(|_| ())?,
+        Some(Vision::Tiles(vision)) => {
+            TileProcessor::from_dir(dir, vision.patch_size, vision.scale_factor).map(|_| ())?;
+        }
+        None => {}
+    }
+    Ok(())
 }
 
 /// Bytes of the weights whose names are included.
