@@ -515,7 +515,7 @@ mod tests {
             assert_eq!(first_key(0), 0);
             assert!(first_key(count - 1) < keys && keys <= first_key(count), "{keys}");
             assert!(
-                (0..count).all(|task| first_key(task) < first_key(task + 1) && first_key(task) % KEYS == 0)
+                (0..count).all(|task| first_key(task) < first_key(task + 1) && first_key(task).is_multiple_of(KEYS))
             );
         }
     }
