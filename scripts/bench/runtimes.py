@@ -5,8 +5,8 @@
 GGUF is the file that CHECKPOINT was made of (4 bits in blocks of 32 with a minimum each), which llama.cpp reads as it is, with its
 own defaults of attention and cache. FOLDER keeps bundles and genai's model, all rounded to the nearest 4 bits, since methods of
 rounding differ in quality and not in speed; see integers.py for that. A bundle of 8 bits is there to compare. Runs alternate, and
-each counts the second of two texts: genai and llama.cpp stay loaded and are asked once before, `lwv-write bench` loads its bundle
-every time. Medians are printed.
+what counts comes after a text that does not: genai and llama.cpp stay loaded and are asked once before, `lwv-write bench` loads
+its bundle every time. Medians are printed.
 """
 
 import argparse
