@@ -229,7 +229,7 @@ unsafe fn step(input: &mut Input<'_>, handles: &mut Handles) {
             3 => {
                 let (width, height, stride) = (input.number() as u32, input.number() as u32, input.number());
                 let pixels = [7_u8; 4096];
-                let fits = u64::from(width) * u64::from(height) * 3 <= 4096 && (stride as u64) < 60;
+                let fits = u128::from(width) * u128::from(height) * 3 <= 4096 && stride < 60;
                 let fits = fits && stride as u64 * u64::from(height) + u64::from(width) * 3 <= 4096;
                 let pixels = if fits { pixels.as_ptr() } else { null() };
                 let status = lwv_image_from_rgb(pixels, width, height, stride, &raw mut made_image);

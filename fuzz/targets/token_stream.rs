@@ -90,15 +90,23 @@ fuzz_target!(|bytes: &[u8]| {
     let mut stream = tokenizer.stream(false);
     let mut deltas: Vec<String> = ids.iter().filter_map(|id| stream.push(*id)).collect();
     deltas.extend(stream.finish());
-    assert_eq!(
+    let (streamed, decoded) = (
         deltas.concat(),
-        tokenizer.decode(&ids, false).expect("ids decode")
+        tokenizer.decode(&ids, false).expect("ids decode"),
     );
+    if fallback && decoded.contains(char::REPLACEMENT_CHARACTER) {
+        // Decoding gives up whole runs of bytes, of which some were good when they came. Nothing else is lost.
+        let mut rest = streamed.chars();
+        let kept = |wanted| wanted == char::REPLACEMENT_CHARACTER || rest.any(|found| found == wanted);
+        assert!(decoded.chars().all(kept), "{streamed:?} of {decoded:?}");
+    } else {
+        assert_eq!(streamed, decoded);
+    }
     if let Ok(text) = std::str::from_utf8(bytes) {
         // A text may hold the characters that stand for something else.
         let plain = !fallback || !(text.contains('▁') || text.contains("<0x"));
         if plain {
-            assert_eq!(deltas.concat(), text);
+            assert_eq!(streamed, text);
         }
         assert!(deltas.iter().all(|delta| !delta.is_empty()));
     }

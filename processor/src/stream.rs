@@ -9,8 +9,8 @@ const BYTE_CHARACTERS: usize = 0x144;
 /// Text from token ids that arrive one at a time.
 ///
 /// The pieces that [`push`](Self::push) and [`finish`](Self::finish) return, put together, are what
-/// [`Tokenizer::decode`](crate::Tokenizer::decode) makes of all the ids. A character that is spread over several
-/// tokens comes with the last of them. With a byte-level tokenizer the cost of a token does not depend on the length
+/// [`Tokenizer::decode`](crate::Tokenizer::decode) makes of all the ids, but that bytes written as `<0xE2>` which are no character
+/// do not spoil the ones before them, as they do there. A character that is spread over several tokens comes with the last of them. With a byte-level tokenizer the cost of a token does not depend on the length
 /// of the text; with others it does not as long as tokens end with whole characters.
 #[derive(Debug, Clone)]
 pub struct TokenStream {
@@ -127,7 +127,11 @@ fn take_window(
     let before = decode(&pieces[..*returned]);
     let now = decode(pieces);
     let Some(new) = now.strip_prefix(&before) else {
-        return String::new();
+        // Bytes turned out to be no character, and the decoder now has something else for some before them, which are out
+        // already. What comes after those is decoded by itself.
+        pieces.drain(..*returned);
+        *returned = 0;
+        return take_window(tokenizer, pieces, returned, to_the_end);
     };
     if new.is_empty() || (!to_the_end && new.ends_with(char::REPLACEMENT_CHARACTER)) {
         return String::new();
@@ -175,7 +179,7 @@ mod tests {
     }
 
     fn metaspace_tokenizer() -> Tokenizer {
-        let vocab = serde_json::json!({"<unk>": 0, "▁This": 1, "▁is": 2, "<0xC3>": 3, "<0xA9>": 4, "!": 5});
+        let vocab = serde_json::json!({"<unk>": 0, "▁This": 1, "▁is": 2, "<0xC3>": 3, "<0xA9>": 4, "!": 5, "<0x0A>": 6});
         let json = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": null, "post_processor": null,
@@ -274,5 +278,16 @@ mod tests {
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "This is Thisé! is");
         assert_eq!(joined(&tokenizer, &ids, true), "This is Thisé! is");
         assert!(pieces(&mut tokenizer.stream(true), &ids).contains(&Some("é".into())));
+        assert_eq!(joined(&tokenizer, &[1, 6, 3, 4, 5], true), "This\né!");
+    }
+
+    /// Found by fuzzing: nothing came any more after a line end and half a character.
+    #[test]
+    fn bytes_that_are_no_character_spoil_nothing_else() {
+        let tokenizer = metaspace_tokenizer();
+        let ids = [1, 6, 3, 5, 2];
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "This\u{FFFD}\u{FFFD}! is");
+        assert_eq!(joined(&tokenizer, &ids, true), "This\n\u{FFFD}! is");
+        assert_eq!(joined(&tokenizer, &[1, 6, 3], true), "This\n\u{FFFD}");
     }
 }
