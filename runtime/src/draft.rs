@@ -206,11 +206,12 @@ impl Draft {
         })
     }
 
-    pub(crate) fn pass_ended(&mut self, text: &str, token_ids: &[u32]) -> Result<()> {
+    pub(crate) fn pass_ended(&mut self, text: &str, token_ids: &[u32], looped: bool) -> Result<()> {
         self.repeating = 0;
         self.record(Record::PassEnded {
             text: text.to_owned(),
             token_ids: token_ids.to_vec(),
+            looped,
         })
     }
 

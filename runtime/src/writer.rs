@@ -329,7 +329,7 @@ impl Writer {
     /// Writes the next section of a manuscript. A cancelled one is returned as far as it came.
     ///
     /// A section that ends with less than 85 % of its words, or runs into a loop before, is written on in a new paragraph, until
-    /// that does not bring it on six times in a row; if it is short even then, [`WriterEvent::Shortfall`] says so. It ends with a sentence between 85 % and 115 % where there is one, and in any case
+    /// that does not bring it on six times in a row or it ran into three loops with little between them; if it is short even then, [`WriterEvent::Shortfall`] says so. It ends with a sentence between 85 % and 115 % where there is one, and in any case
     /// at 135 %.
     ///
     /// # Errors

@@ -11,6 +11,9 @@ use crate::words::count_words;
 /// Words of a pass that brought a section on.
 const FRUITFUL_WORDS: usize = 50;
 
+/// Words of a pass after which earlier loops do not count any more.
+const MUCH_WORDS: usize = 300;
+
 /// What a draft holds: the text, sections that were replaced, and the one that is being written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DraftState {
@@ -47,6 +50,9 @@ pub struct OpenSection {
     /// Of these, the last ones that brought next to nothing.
     #[serde(default)]
     pub fruitless: usize,
+    /// Passes that ended in a loop since one brought much.
+    #[serde(default)]
+    pub loops: usize,
     /// How far the pass came that has not ended.
     pub pass: Option<OpenPass>,
 }
@@ -92,8 +98,13 @@ pub(crate) enum Record {
         sampler: SamplerState,
         loop_attempts: LoopAttempts,
     },
-    /// A pass ended short of the section's length; the section so far.
-    PassEnded { text: String, token_ids: Vec<u32> },
+    /// A pass ended short of the section's length, in a loop or otherwise; the section so far.
+    PassEnded {
+        text: String,
+        token_ids: Vec<u32>,
+        #[serde(default)]
+        looped: bool,
+    },
     /// A section ended.
     Finished(WrittenSection),
 }
@@ -126,7 +137,11 @@ impl DraftState {
                 pass.text.truncate(kept_bytes);
                 pass.text.push_str(&text);
             }
-            Record::PassEnded { text, token_ids } => self.open.as_mut()?.pass_ended(text, token_ids),
+            Record::PassEnded {
+                text,
+                token_ids,
+                looped,
+            } => self.open.as_mut()?.pass_ended(text, token_ids, looped),
             Record::Finished(section) => self.finish(section)?,
         }
         Some(())
@@ -203,12 +218,13 @@ impl OpenSection {
             token_ids: begins_with.map_or(Vec::new(), |section| section.token_ids.clone()),
             passes: 0,
             fruitless: 0,
+            loops: 0,
             pass: None,
         }
     }
 
     /// Takes over what the section is after a pass.
-    pub(crate) fn pass_ended(&mut self, text: String, token_ids: Vec<u32>) {
+    pub(crate) fn pass_ended(&mut self, text: String, token_ids: Vec<u32>, looped: bool) {
         let gained = count_words(&text).saturating_sub(count_words(&self.text));
         self.fruitless = if gained < FRUITFUL_WORDS {
             self.fruitless + 1
@@ -216,6 +232,10 @@ impl OpenSection {
             0
         };
         self.passes += 1;
+        if gained >= MUCH_WORDS {
+            self.loops = 0;
+        }
+        self.loops += usize::from(looped);
         (self.text, self.token_ids, self.pass) = (text, token_ids, None);
     }
 
@@ -233,4 +253,38 @@ pub(crate) fn join(text: &str, pass: &str) -> String {
         "\n\n"
     };
     format!("{text}{between}{pass}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_that_bring_little_and_loops_are_counted_until_one_brings_much() {
+        let mut open = OpenSection::new(&Manuscript::default(), 0, None);
+        let mut seen = Vec::new();
+        for (gained, looped) in [
+            (10, true),
+            (60, true),
+            (0, false),
+            (400, true),
+            (20, true),
+            (20, true),
+            (300, false),
+        ] {
+            let text = open.text.clone() + &"word ".repeat(gained);
+            open.pass_ended(text, Vec::new(), looped);
+            seen.push((open.passes, open.fruitless, open.loops));
+        }
+        let wanted = [
+            (1, 1, 1),
+            (2, 0, 2),
+            (3, 1, 2),
+            (4, 0, 1),
+            (5, 1, 2),
+            (6, 2, 3),
+            (7, 0, 0),
+        ];
+        assert_eq!(seen, wanted);
+    }
 }

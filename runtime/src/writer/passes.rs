@@ -12,6 +12,9 @@ use crate::words::count_words;
 /// Passes in a row by which a section that turned out short does not come on, until it is left as it is.
 const FRUITLESS: usize = 6;
 
+/// Loops that a section runs into, with little between them, until it is left as it is: what such a model writes on is worth nothing.
+const LOOPS: usize = 3;
+
 /// How a section is written: in one pass, or in more where it turns out short.
 impl Writer {
     /// Writes a section to its end, from where the draft has it.
@@ -48,11 +51,12 @@ impl Writer {
                 event,
             )?;
             let token_ids = [&open.token_ids[..], &pass.token_ids].concat();
-            open.pass_ended(join(&open.text, &pass.text), token_ids);
+            let looped = pass.reason == FinishReason::LoopDetected;
+            open.pass_ended(join(&open.text, &pass.text), token_ids, looped);
             let is_missed = goal.is_missed(&open);
             let tokens_left = goal.tokens(&open) < self.settings.max_section_tokens;
-            let may_go_on =
-                tokens_left && open.fruitless < FRUITLESS && pass.reason != FinishReason::Cancelled;
+            let has_hope = open.fruitless < FRUITLESS && open.loops < LOOPS;
+            let may_go_on = tokens_left && has_hope && pass.reason != FinishReason::Cancelled;
             if !(is_missed && may_go_on) {
                 let reason = match pass.reason {
                     // It was left, and the section has its words.
@@ -62,7 +66,7 @@ impl Writer {
                 return self.finish(open, goal, reason, event);
             }
             if let Some(draft) = &mut self.draft {
-                draft.pass_ended(&open.text, &open.token_ids)?;
+                draft.pass_ended(&open.text, &open.token_ids, looped)?;
             }
         }
     }
@@ -375,16 +379,14 @@ mod tests {
         );
     }
 
-    /// A model that begins to turn in circles after some sentences, and gets out where a paragraph begins.
-    #[test]
-    fn a_text_that_ran_into_a_loop_goes_on_in_a_new_paragraph() {
+    /// A model that begins to turn in circles after so many sentences of six words, and gets out where a paragraph begins.
+    fn circling(sentences: usize) -> ScriptedDecoder {
         let line_ends = [token_of(b'\n'); 2];
         let decoder = ScriptedDecoder::new(move |ids| {
             let begin = ids
                 .windows(2)
                 .rposition(|pair| pair == line_ends)
                 .map_or(2, |at| at + 2);
-            // Twelve sentences of six words that no other paragraph has.
             let mut state = begin as u64 | 1;
             let mut letter = |_| {
                 state = state
@@ -393,20 +395,30 @@ mod tests {
                 char::from(b'a' + (state >> 33) as u8 % 26)
             };
             let mut word = || (0..5).map(&mut letter).collect::<String>();
-            let sentences: String = (0..12)
+            let text: String = (0..sentences)
                 .map(|_| (0..6).map(|_| word()).collect::<Vec<_>>().join(" ") + ". ")
                 .collect();
-            let text = sentences.bytes().chain("so it is, ".bytes().cycle());
-            token_of(text.clone().nth(ids.len() - begin).unwrap())
+            let place = ids.len() - begin;
+            token_of(
+                text.as_bytes()
+                    .get(place)
+                    .copied()
+                    .unwrap_or(b"so it is, "[place % 10]),
+            )
         });
+        decoder.with_context(1 << 16)
+    }
+
+    #[test]
+    fn a_text_that_ran_into_a_loop_goes_on_in_a_new_paragraph() {
         let mut shown = String::new();
         let mut taken_back = 0;
         let settings = WriterSettings {
             loop_guard: true,
             ..greedy()
         };
-        let written = writer(decoder.with_context(1 << 16), settings)
-            .write_at_once(600, &mut |event| match event {
+        let written = writer(circling(55), settings)
+            .write_at_once(1600, &mut |event| match event {
                 WriterEvent::Text(text) => shown.push_str(&text),
                 WriterEvent::Generation(Event::Token { text, .. } | Event::Finished { text, .. }) => {
                     shown.push_str(&text)
@@ -422,9 +434,9 @@ mod tests {
             (written.reason, &shown),
             (FinishReason::WordBudget, &written.text)
         );
-        assert!((540..=660).contains(&written.words), "{} words", written.words);
+        assert!((1440..=1760).contains(&written.words), "{} words", written.words);
         assert!(
-            taken_back > 20 && !written.text.contains("so it is, so"),
+            taken_back > 12 && !written.text.contains("so it is, so"),
             "{taken_back}: {}",
             written.text
         );
