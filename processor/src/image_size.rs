@@ -82,6 +82,12 @@ mod tests {
             let decoded = decode_image(&bytes, "x").unwrap().dimensions();
             assert_eq!(size(&bytes).unwrap(), decoded, "orientation {orientation}");
         }
+        // Found by fuzzing: an entry that says that it has 65,537 values.
+        let mut bytes = oriented(6);
+        bytes[27] = 1;
+        assert_eq!(bytes[26..30], [0, 1, 0, 1]);
+        let decoded = decode_image(&bytes, "x").unwrap().dimensions();
+        assert_eq!((size(&bytes).unwrap(), decoded), ((10, 6), (10, 6)));
         let mut webp = Vec::new();
         WebPEncoder::new_lossless(&mut webp)
             .write_image(&[0; 18], 3, 2, ExtendedColorType::Rgb8)

@@ -1,3 +1,5 @@
+use std::io::Cursor;
+
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
@@ -8,7 +10,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use crate::image::{MAX_MEMORY, MAX_PIXELS, check_size};
 use crate::orientation::Orientation;
 use crate::samples::zeros;
-use crate::{Error, Result, RgbImage};
+use crate::{Error, Result, RgbImage, jpeg_header};
 
 /// What every JPEG file begins with.
 pub(crate) const SIGNATURE: [u8; 3] = [0xFF, 0xD8, 0xFF];
@@ -42,14 +44,18 @@ pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<(RgbImage, Orientation)
         ..header
     });
     decoder.set_output_format(PixelFormat::Rgb);
-    let number = decoder.exif_orientation().map(u16::from);
-    let orientation = number.and_then(Orientation::of_number);
     let pixels = decoder
         .decode_image()
         .map_err(|error| describe(error, name))?
         .data;
     let image = whole((width, height), pixels, name)?;
-    Ok((image, orientation.unwrap_or(Orientation::UPRIGHT)))
+    Ok((image, orientation(bytes, name)))
+}
+
+/// As the header is read for the size, since decoders do not agree on EXIF blocks that are not quite right.
+fn orientation(bytes: &[u8], name: &str) -> Orientation {
+    jpeg_header::read(&mut Cursor::new(bytes), name)
+        .map_or(Orientation::UPRIGHT, |(.., orientation)| orientation)
 }
 
 fn decode_four_inks(
@@ -68,12 +74,9 @@ fn decode_four_inks(
         .set_max_height(SIDE);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(fail)?;
-    let orientation = decoder
-        .exif()
-        .map_or(Orientation::UPRIGHT, |block| Orientation::of_exif(block));
     let mut pixels = zeros(decoder.output_buffer_size().unwrap_or(0), name)?;
     decoder.decode_into(&mut pixels).map_err(fail)?;
-    Ok((whole((width, height), pixels, name)?, orientation))
+    Ok((whole((width, height), pixels, name)?, orientation(bytes, name)))
 }
 
 fn whole((width, height): (u32, u32), pixels: Vec<u8>, name: &str) -> Result<RgbImage> {
