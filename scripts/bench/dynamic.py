@@ -1,5 +1,5 @@
 """How fast 8 bits are with activations rounded as they come (dynamic int8), beside 8-bit weights in blocks, which is what
-`lwv-export --int8` makes: why there is no option for the former.
+`lwv-export --int8` makes.
 
     python scripts/bench/dynamic.py BUNDLE FOLDER LWV_WRITE [--runs N] [--contexts N...]
 
@@ -8,6 +8,7 @@ BUNDLE is a bundle of target `ort` in 8 bits. FOLDER becomes a copy of it in whi
 """
 
 import argparse
+import json
 import shutil
 import statistics
 import tempfile
@@ -58,6 +59,10 @@ def make(bundle: Path, folder: Path) -> None:
     (folder / DECODER).unlink()
     (folder / f"{DECODER}_data").unlink()
     onnx.save_model(model, folder / DECODER, save_as_external_data=True, location=Path(DECODER).name + "_data")
+    manifest = json.loads((folder / "lwv.json").read_text())
+    for name, file in manifest["files"].items():
+        file["bytes"] = (folder / name).stat().st_size
+    (folder / "lwv.json").write_text(json.dumps(manifest))
 
 
 def main() -> None:
