@@ -37,7 +37,7 @@ def make(bundle: Path, folder: Path) -> None:
     shutil.copytree(bundle, folder)
     model = onnx.load(bundle / DECODER)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept = {name: tensor for name, tensor in initializers.items()}
+    kept = dict(initializers)
     for index, node in enumerate(model.graph.node):
         if node.op_type != "MatMulNBits":
             continue
