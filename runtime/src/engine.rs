@@ -18,7 +18,7 @@ use crate::provider::Device;
 use crate::self_test::self_test;
 use crate::session::{Session, SessionContext};
 use crate::thread_choice::{
-    Circumstances, ThreadChoice, ThreadChoices, candidates, fastest, processor, seconds_for_a_token,
+    Circumstances, ThreadChoice, ThreadChoices, choose, processor, seconds_for_a_token,
 };
 
 /// Budget of the cache where none was declared: 4 GiB.
@@ -339,22 +339,9 @@ impl EngineBuilder {
         if let Some(choice) = choices.recall(&circumstances) {
             return Ok(choice);
         }
-        let numbers = candidates(cores, usual.threads);
-        let count = numbers.len() + 1;
-        let mut tried = Vec::new();
-        for (index, threads) in numbers.into_iter().enumerate() {
-            let choice = ThreadChoice::spinning(threads);
-            tried.push((choice, self.measure(bundle, settings, choice, [index, count])?));
-        }
-        let best = fastest(&tried).unwrap_or(usual);
-        let waiting = ThreadChoice {
-            spinning: false,
-            ..best
-        };
-        let seconds = self.measure(bundle, settings, waiting, [count - 1, count])?;
-        tried.retain(|(choice, _)| *choice == best);
-        tried.push((waiting, seconds));
-        let choice = fastest(&tried).unwrap_or(usual);
+        let choice = choose(cores, usual.threads, |choice, which| {
+            self.measure(bundle, settings, choice, which)
+        })?;
         choices.remember(circumstances, choice);
         Ok(choice)
     }

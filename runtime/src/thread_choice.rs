@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::engine_cache::EngineCache;
+use crate::error::Result;
 use crate::file_hash::hash_bytes;
 pub(crate) use measurement::seconds_for_a_token;
 
@@ -98,9 +99,34 @@ impl ThreadChoices {
     }
 }
 
+/// Tries numbers of threads, and the best of them with threads that sleep. `seconds` measures a token; it is told which measurement it
+/// is, from 0, and how many there are.
+///
+/// # Errors
+/// What `seconds` says.
+pub(crate) fn choose(
+    cores: usize,
+    usual: usize,
+    mut seconds: impl FnMut(ThreadChoice, [usize; 2]) -> Result<f64>,
+) -> Result<ThreadChoice> {
+    let numbers = candidates(cores, usual);
+    let count = numbers.len() + 1;
+    let mut tried = Vec::with_capacity(count);
+    for (index, threads) in numbers.into_iter().enumerate() {
+        let choice = ThreadChoice::spinning(threads);
+        tried.push((choice, seconds(choice, [index, count])?));
+    }
+    let best = fastest(&tried);
+    let sleeping = ThreadChoice {
+        spinning: false,
+        ..best.0
+    };
+    Ok(fastest(&[best, (sleeping, seconds(sleeping, [count - 1, count])?)]).0)
+}
+
 /// Numbers of threads that are tried, the usual one first. Writing is bound by memory, which fewer cores than there are can keep busy;
 /// and siblings that share a core help some processors.
-pub(crate) fn candidates(cores: usize, usual: usize) -> Vec<usize> {
+fn candidates(cores: usize, usual: usize) -> Vec<usize> {
     let mut candidates = vec![usual, usual.div_ceil(2), usual * 3 / 4, cores];
     candidates.retain(|threads| *threads > 0);
     let mut seen = Vec::new();
@@ -112,11 +138,14 @@ pub(crate) fn candidates(cores: usize, usual: usize) -> Vec<usize> {
     candidates
 }
 
-/// The fastest of what was tried, in seconds a token; the first, which is the usual one, unless another is clearly faster.
-pub(crate) fn fastest(tried: &[(ThreadChoice, f64)]) -> Option<ThreadChoice> {
-    let (usual, its) = tried.first()?;
-    let best = tried.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some(if best.1 * CLEARLY < *its { best.0 } else { *usual })
+/// The fastest of what was tried, in seconds a token: the first, which is the usual one, unless another is clearly faster.
+fn fastest(tried: &[(ThreadChoice, f64)]) -> (ThreadChoice, f64) {
+    let usual = tried[0];
+    let faster = tried
+        .iter()
+        .copied()
+        .filter(|(_, seconds)| seconds * CLEARLY < usual.1);
+    faster.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or(usual)
 }
 
 /// The processor's name, where the system tells.
@@ -211,9 +240,24 @@ mod tests {
 
     #[test]
     fn another_choice_must_be_clearly_faster() {
-        let [two, four] = [2, 4].map(ThreadChoice::spinning);
-        assert_eq!(fastest(&[(four, 1.0), (two, 0.98)]), Some(four));
-        assert_eq!(fastest(&[(four, 1.0), (two, 0.9)]), Some(two));
-        assert_eq!(fastest(&[]), None);
+        let chosen = |seconds: fn(ThreadChoice) -> f64| {
+            let mut told = Vec::new();
+            let choice = choose(16, 8, |choice, which| {
+                told.push(which);
+                Ok(seconds(choice))
+            });
+            assert_eq!(told, [[0, 5], [1, 5], [2, 5], [3, 5], [4, 5]]);
+            choice.unwrap()
+        };
+        assert_eq!(
+            chosen(|choice| if choice.threads == 4 { 0.98 } else { 1.0 }),
+            ThreadChoice::spinning(8)
+        );
+        assert_eq!(
+            chosen(|choice| if choice.threads == 4 { 0.9 } else { 1.0 }),
+            ThreadChoice::spinning(4)
+        );
+        let sleeping = chosen(|choice| choice.threads as f64 - if choice.spinning { 0.0 } else { 1.0 });
+        assert_eq!((sleeping.threads, sleeping.spinning), (4, false));
     }
 }
