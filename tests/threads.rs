@@ -21,7 +21,12 @@ fn load(bundle: &Path, settings: impl FnOnce(EngineBuilder) -> EngineBuilder) ->
         .device(Device::Cpu)
         .library(library())
         .on_progress(move |progress| {
-            if let LoadProgress::Measuring { threads, index, count } = progress {
+            if let LoadProgress::Measuring {
+                threads,
+                index,
+                count,
+            } = progress
+            {
                 assert!(index < count, "{index} of {count}");
                 seen.lock().unwrap().push(threads);
             }
@@ -51,13 +56,24 @@ fn threads_are_measured_once_for_a_bundle() {
         return;
     }
     // Each number once, and the best of them without spinning.
-    assert!(measured.len() >= 3 && measured[..measured.len() - 1].contains(measured.last().unwrap()), "{measured:?}");
+    assert!(
+        measured.len() >= 3 && measured[..measured.len() - 1].contains(measured.last().unwrap()),
+        "{measured:?}"
+    );
     assert!(measured.contains(&first.threads()), "{measured:?}");
     let (second, measured) = load(&wide, choose);
-    assert_eq!((second.threads(), measured), (first.threads(), vec![]), "remembered");
+    assert_eq!(
+        (second.threads(), measured),
+        (first.threads(), vec![]),
+        "remembered"
+    );
 
     let (named, measured) = load(&wide, |builder| choose(builder).threads(1));
-    assert_eq!((named.threads(), measured), (1, vec![]), "who names a number gets it");
+    assert_eq!(
+        (named.threads(), measured),
+        (1, vec![]),
+        "who names a number gets it"
+    );
     let small = bundle(&Case::load("llama").dir, Precision::Fp32);
     assert!(load(&small, choose).1.is_empty(), "too small to matter");
 }
