@@ -1,6 +1,6 @@
 use std::io::{BufRead, Cursor, ErrorKind, Seek};
 
-use png::{BitDepth, Decoder, DecodingError, Limits, Reader, Transformations};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Limits, Reader, Transformations};
 
 use crate::image::{MAX_MEMORY, check_size};
 use crate::orientation::Orientation;
@@ -50,7 +50,27 @@ fn open<R: BufRead + Seek>(reader: R, name: &str) -> Result<Reader<R>> {
     check_size(header.width, header.height, name)?;
     // Palettes and few bits become 8 bits, a transparent colour becomes alpha.
     decoder.set_transformations(Transformations::EXPAND);
-    decoder.read_info().map_err(|error| describe(error, name))
+    let reader = decoder.read_info().map_err(|error| describe(error, name))?;
+    check_palette(reader.info(), name)?;
+    Ok(reader)
+}
+
+/// The decoder takes palettes of whole colours for granted, and no more transparencies than colours.
+fn check_palette(info: &Info<'_>, name: &str) -> Result<()> {
+    let palette = info.palette.as_deref().unwrap_or_default();
+    let transparencies = info.trns.as_deref().unwrap_or_default();
+    let whole = palette.len().is_multiple_of(3) && transparencies.len() <= palette.len() / 3;
+    if info.color_type == ColorType::Indexed && !whole {
+        return Err(Error::DamagedImage {
+            name: name.to_owned(),
+            message: format!(
+                "a palette of {} bytes has {} transparencies",
+                palette.len(),
+                transparencies.len()
+            ),
+        });
+    }
+    Ok(())
 }
 
 fn orientation<R: BufRead + Seek>(reader: &Reader<R>) -> Orientation {
@@ -75,7 +95,7 @@ fn describe(error: DecodingError, name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use png::{ColorType, Encoder};
+    use png::Encoder;
 
     use super::*;
     use crate::decode_image;
@@ -102,6 +122,28 @@ mod tests {
         writer.write_image_data(&samples).unwrap();
         drop(writer);
         bytes
+    }
+
+    #[test]
+    fn palettes_of_parts_of_colours_are_refused() {
+        for (palette, transparencies) in [(49, 4), (50, 0), (48, 17)] {
+            let mut bytes = Vec::new();
+            let mut encoder = Encoder::new(&mut bytes, 4, 4);
+            encoder.set_color(ColorType::Indexed);
+            encoder.set_depth(BitDepth::Four);
+            encoder.set_palette(vec![7; palette]);
+            if transparencies > 0 {
+                encoder.set_trns(vec![9; transparencies]);
+            }
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&[0; 8]).unwrap();
+            drop(writer);
+            let error = decode_image(&bytes, "palette").unwrap_err();
+            assert!(
+                matches!(error, Error::DamagedImage { .. }),
+                "{palette} {transparencies}: {error}"
+            );
+        }
     }
 
     /// The `image` crate stands on the same decoder, and makes colours of its samples in its own way.
