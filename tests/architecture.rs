@@ -33,7 +33,7 @@ const NEVER: &[(&str, bool, &[&str])] = &[
         false,
         &["candle-core", "ort", "lwv-model", "onnx-protobuf", "lwv-onnx"],
     ),
-    ("lwv-attention", false, &["candle-core", "ort", "lwv-model"]),
+    ("lwv-kernels", false, &["candle-core", "ort", "lwv-model"]),
     (
         "lwv-runtime",
         false,

@@ -82,7 +82,7 @@ pub struct EngineBuilder {
     library: Option<PathBuf>,
     check_hashes: bool,
     dequantize_once: bool,
-    library_attention: bool,
+    library_kernels: bool,
     provider_memory: bool,
     engines: EngineCache,
     ignore_memory: bool,
@@ -145,9 +145,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Leaves attention over the cache to ONNX Runtime on processors too, to compare.
-    pub fn library_attention(mut self) -> Self {
-        self.library_attention = true;
+    /// Leaves attention over the cache and products with small integers to ONNX Runtime on processors too, to compare.
+    pub fn library_kernels(mut self) -> Self {
+        self.library_kernels = true;
         self
     }
 
@@ -203,7 +203,7 @@ impl EngineBuilder {
             device: self.device,
             threads: ThreadChoice::spinning(threads),
             dequantize_once: self.dequantize_once,
-            own_attention: !self.library_attention,
+            own_kernels: !self.library_kernels,
             engines: None,
             plugin: None,
             file: None,
@@ -334,7 +334,7 @@ impl EngineBuilder {
             onnxruntime: ort::info().to_owned(),
             processor: processor(),
             cores,
-            own_attention: settings.own_attention,
+            own_kernels: settings.own_kernels,
         };
         if let Some(choice) = choices.recall(&circumstances) {
             return Ok(choice);
@@ -405,7 +405,7 @@ impl Engine {
             library: None,
             check_hashes: false,
             dequantize_once: false,
-            library_attention: false,
+            library_kernels: false,
             provider_memory: false,
             ignore_memory: false,
             engines: EngineCache::new(EngineCache::usual_folder(), DEFAULT_ENGINE_LIMIT),

@@ -1,8 +1,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lwv_model::{Dimension, ElementType, GraphContract, TensorContract, contract};
+use lwv_model::{Dimension, ElementType, GraphContract, TensorContract};
 use ort::environment::Environment;
+use ort::operator::OperatorDomain;
 use ort::session::builder::{GraphOptimizationLevel, LoadCanceler};
 use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, ValueType};
@@ -10,7 +11,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use crate::bundle::{Bundle, compare_contracts};
 use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
-use crate::group_query_attention;
+use crate::operators;
 use crate::provider::{Assignment, Device};
 use crate::thread_choice::ThreadChoice;
 
@@ -22,8 +23,8 @@ pub(crate) struct GraphSettings {
     pub(crate) threads: ThreadChoice,
     /// Whether integer weights become floats at load.
     pub(crate) dequantize_once: bool,
-    /// Whether a decoder's attention is computed by our own kernel, where that is faster.
-    pub(crate) own_attention: bool,
+    /// Whether attention and products are computed by our own kernels, where those are faster.
+    pub(crate) own_kernels: bool,
     /// Folder of the graph's engine.
     pub(crate) engines: Option<PathBuf>,
     /// A provider's library that is loaded by itself.
@@ -53,13 +54,11 @@ impl Graph {
             environment: &settings.environment,
         };
         let path = settings.file.clone().unwrap_or_else(|| bundle.graph_path(name));
-        let settings = GraphSettings {
-            own_attention: settings.own_attention
-                && name == contract::DECODER
-                && group_query_attention::replaces(bundle, settings.device),
-            ..settings.clone()
+        let operators = match settings.own_kernels {
+            true => operators::domain(bundle, name, settings.device, settings.threads.threads)?,
+            false => None,
         };
-        let session = open(&path, &settings, &assignment).map_err(|e| {
+        let session = open(&path, settings, &assignment, operators).map_err(|e| {
             if e.kind() == crate::ErrorKind::Inference {
                 named(name, &e)
             } else {
@@ -85,7 +84,12 @@ impl Graph {
     }
 }
 
-fn open(path: &Path, settings: &GraphSettings, assignment: &Assignment<'_>) -> Result<Session> {
+fn open(
+    path: &Path,
+    settings: &GraphSettings,
+    assignment: &Assignment<'_>,
+    operators: Option<OperatorDomain>,
+) -> Result<Session> {
     let builder = Session::builder(&settings.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_parallel_execution(false)?
@@ -100,9 +104,9 @@ fn open(path: &Path, settings: &GraphSettings, assignment: &Assignment<'_>) -> R
         true => builder.with_config_entry("session.disable_quant_qdq", "1")?,
         false => builder,
     };
-    let builder = match settings.own_attention {
-        true => builder.with_operators(group_query_attention::domain()?)?,
-        false => builder,
+    let builder = match operators {
+        Some(operators) => builder.with_operators(operators)?,
+        None => builder,
     };
     let mut builder = settings.device.register(builder, assignment)?;
     let control: Arc<dyn Interrupt> = Arc::new(LoadControl(builder.canceler()));

@@ -1,11 +1,11 @@
 //! The operator `com.microsoft.GroupQueryAttention` on processors, in place of ONNX Runtime's own: bundles keep the standard
-//! operator, which every runtime knows, and here it is computed by `lwv-attention`.
+//! operator, which every runtime knows, and here it is computed by `lwv-kernels`.
 //!
 //! What of the operator our exporter writes is computed; all else is refused when the graph is loaded.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lwv_attention::{Attention, Cache, Element, Heads, Rotation, Scales, Scratch};
+use lwv_kernels::attention::{Attention, Cache, Element, Heads, Rotation, Scales, Scratch};
 use lwv_model::{ElementType, Target};
 use ort::Error;
 use ort::operator::{
@@ -17,6 +17,7 @@ use ort::value::{
 };
 
 use crate::bundle::Bundle;
+use crate::operator_tensors::{given, optional, output};
 use crate::provider::Device;
 
 type Result<T> = ort::Result<T>;
@@ -43,10 +44,10 @@ const DEFAULTS: [(&str, i64); 4] = [
     ("local_window_size", -1),
 ];
 
-/// Takes the operator's place in sessions that it is given to, over caches of floats and of 8 bits.
-pub(crate) fn domain() -> Result<OperatorDomain> {
+/// The operator over caches of floats and of 8 bits.
+pub(crate) fn add_to(domain: OperatorDomain) -> Result<OperatorDomain> {
     let room = Arc::default();
-    OperatorDomain::new("com.microsoft")?
+    domain
         .add(GroupQueryAttention::<f32>::new(&room))?
         .add(GroupQueryAttention::<i8>::new(&room))
 }
@@ -63,7 +64,7 @@ pub(crate) fn replaces(bundle: &Bundle, device: Device) -> bool {
         && bundle.manifest().target == Target::Ort
         && matches!(bundle.cache_type(), ElementType::Float32 | ElementType::Int8)
         && heads.are_supported()
-        && lwv_attention::is_fast()
+        && lwv_kernels::attention::is_fast()
 }
 
 /// The operator over a cache of `T`.
@@ -369,17 +370,4 @@ fn channels<'a>(scales: &'a ValueRef<'_, DynTensorValueType>, heads: Heads) -> R
             scales.len()
         )))
     }
-}
-
-fn optional(context: &ComputeContext, index: usize) -> Result<Option<ValueRef<'_, DynTensorValueType>>> {
-    context.input(index)?.map(ValueRef::downcast).transpose()
-}
-
-fn given(context: &ComputeContext, index: usize) -> Result<ValueRef<'_, DynTensorValueType>> {
-    optional(context, index)?.ok_or_else(|| Error::new(format!("input {index} is missing")))
-}
-
-fn output<'a>(context: &'a ComputeContext, index: usize, shape: &[i64]) -> Result<ValueRefMut<'a>> {
-    let value = context.output(index, shape)?;
-    value.ok_or_else(|| Error::new(format!("output {index} is not wanted")))
 }

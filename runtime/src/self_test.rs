@@ -87,7 +87,7 @@ mod tests {
             device: Device::Cpu,
             threads: ThreadChoice::spinning(1),
             dequantize_once: false,
-            own_attention: false,
+            own_kernels: false,
             engines: None,
             plugin: None,
             file: None,

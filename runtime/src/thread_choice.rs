@@ -45,7 +45,7 @@ pub(crate) struct Circumstances {
     pub(crate) processor: String,
     /// Cores that the process may use.
     pub(crate) cores: usize,
-    pub(crate) own_attention: bool,
+    pub(crate) own_kernels: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -170,7 +170,7 @@ mod tests {
             onnxruntime: "1.32".to_owned(),
             processor: "some".to_owned(),
             cores: 8,
-            own_attention: true,
+            own_kernels: true,
         }
     }
 
@@ -190,7 +190,7 @@ mod tests {
             |other| other.onnxruntime.push('x'),
             |other| other.processor.push('x'),
             |other| other.cores += 1,
-            |other| other.own_attention = false,
+            |other| other.own_kernels = false,
         ];
         for change in changes {
             let mut other = circumstances("a");

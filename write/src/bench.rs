@@ -21,9 +21,9 @@ Examples:
   How fast is it here, in short and in long texts?
     lwv-write bench bundle
 
-  Does attention of ONNX Runtime's own lose much at 8,000 tokens?
+  How fast is it with ONNX Runtime's own attention and products?
     lwv-write bench bundle --lengths 8000
-    lwv-write bench bundle --lengths 8000 --library-attention
+    lwv-write bench bundle --lengths 8000 --library-kernels
 
   Figures for a table, of one thread:
     lwv-write bench bundle --lengths 64,512,4096 --runs 5 --threads 1 --json";

@@ -33,9 +33,9 @@ pub struct EngineOptions {
     #[serde(skip)]
     pub ignore_memory: bool,
 
-    /// Leave attention over the cache to ONNX Runtime on processors too, to compare.
+    /// Leave attention over the cache and products with small integers to ONNX Runtime on processors too, to compare.
     #[arg(long)]
-    pub library_attention: bool,
+    pub library_kernels: bool,
     /// ONNX Runtime's shared library; by default it is looked for.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
@@ -78,8 +78,8 @@ impl EngineOptions {
         if self.ignore_memory {
             builder = builder.ignore_memory();
         }
-        if self.library_attention {
-            builder = builder.library_attention();
+        if self.library_kernels {
+            builder = builder.library_kernels();
         }
         if self.check_hashes {
             builder = builder.check_hashes();

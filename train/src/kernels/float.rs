@@ -34,7 +34,7 @@ impl Float for f32 {
 
     #[inline(always)]
     fn fast_exp(self) -> Self {
-        lwv_attention::fast_exp(self)
+        lwv_kernels::attention::fast_exp(self)
     }
 }
 

@@ -7,21 +7,18 @@
 //! - [`Cache`] appends keys and values ([`Cache::append`]); [`Rotation`] turns queries and keys by their positions.
 //! - [`Attention::attend`] computes softmax(q kᵀ) v for new tokens, each of which sees what is before it, in tiles with a running
 //!   maximum (arXiv 2205.14135), divided into tasks that whoever calls spreads over threads.
-//!
-//! Nothing here knows a model, a graph or a runtime, and nothing is unsafe: vector instructions come from `fearless_simd`.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod attend;
 mod cache;
 mod exponential;
-mod product;
 mod rotation;
+mod small_product;
 mod softmax;
 mod tile;
 
 use fearless_simd::Level;
 
-pub use attend::{Attention, Scratch, Tasks};
+pub use attend::{Attention, Scratch};
 pub use cache::{Cache, Element, Scales};
 pub use exponential::fast_exp;
 pub use rotation::Rotation;

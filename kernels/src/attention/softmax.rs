@@ -1,6 +1,6 @@
 use fearless_simd::{Simd, SimdBase};
 
-use crate::exponential::fast_exp;
+use crate::attention::exponential::fast_exp;
 
 /// The softmax of a row of scores that come tile by tile.
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,8 @@
 use fearless_simd::Simd;
 
-use crate::cache::Element;
-use crate::product::{KEYS_AT_ONCE, View, add_product, dots};
-use crate::softmax::RunningSoftmax;
+use crate::attention::cache::Element;
+use crate::attention::small_product::{KEYS_AT_ONCE, View, add_product, dots};
+use crate::attention::softmax::RunningSoftmax;
 
 /// Keys that are looked at together: their rows, widened, stay in the first cache.
 pub(crate) const KEYS: usize = 64;

@@ -2,7 +2,7 @@
 
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
-use crate::cache::Element;
+use crate::attention::cache::Element;
 
 /// Rows of a block of the product: with two vectors each, as many as registers hold.
 const ROWS: usize = 6;

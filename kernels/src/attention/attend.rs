@@ -4,11 +4,12 @@ use std::sync::{Mutex, PoisonError};
 
 use fearless_simd::{Level, dispatch};
 
-use crate::Heads;
-use crate::cache::{Cache, Element};
-use crate::exponential::fast_exp;
-use crate::softmax::RunningSoftmax;
-use crate::tile::{FEW_ROWS, Room, RowsOverKeys};
+use crate::Tasks;
+use crate::attention::Heads;
+use crate::attention::cache::{Cache, Element};
+use crate::attention::exponential::fast_exp;
+use crate::attention::softmax::RunningSoftmax;
+use crate::attention::tile::{FEW_ROWS, Room, RowsOverKeys};
 
 /// Rows of queries in one task, about. What they take of the values stays in the second cache.
 const TASK_ROWS: usize = 192;
@@ -24,10 +25,6 @@ const FEW_TOKENS: usize = 32;
 const TASK_KEYS: usize = 128;
 const LATER_TASK_KEYS: usize = 512;
 const FIRST_KEYS: usize = 2048;
-
-/// Runs tasks: `run(count, task)` calls `task` with every number below `count` once, on any threads, and returns when all are
-/// done.
-pub type Tasks<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
 
 /// Attention over a cache.
 #[derive(Debug, Clone, Copy)]
@@ -278,8 +275,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::Scales;
-    use crate::tile::KEYS;
+    use crate::attention::Scales;
+    use crate::attention::tile::KEYS;
 
     struct Case {
         heads: Heads,

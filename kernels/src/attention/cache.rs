@@ -1,6 +1,6 @@
 use fearless_simd::{Simd, SimdBase};
 
-use crate::Heads;
+use crate::attention::Heads;
 
 /// How a number stands in the cache.
 pub trait Element: Copy + Send + Sync + 'static {

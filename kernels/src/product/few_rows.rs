@@ -1,0 +1,248 @@
+use std::arch::x86_64::{
+    __m128, __m512, __m512i, _mm512_castps128_ps512, _mm512_dpbusd_epi32, _mm512_permutexvar_ps,
+};
+use std::ops::Range;
+
+use fearless_simd::{Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, f32x4, f32x16, i32x16, u8x64, u32x16};
+
+use crate::product::panel::{Line, fetch};
+use crate::product::rounded_rows::RoundedRows;
+use crate::product::weight::{Bits, BlockWeight};
+
+/// Outputs that are read together.
+const OUTPUTS: usize = 4;
+
+/// Rows that are multiplied together.
+const ROWS: usize = 4;
+
+/// Bytes of a vector.
+const BYTES: usize = 64;
+
+/// Its sums.
+const LANES: usize = 16;
+
+/// Bytes of a sum.
+const WORD: usize = BYTES / LANES;
+
+/// Scales that are read for a vector of codes.
+const SCALES: usize = 4;
+
+/// Memory is asked for what comes so many bytes later.
+const AHEAD: usize = 6144;
+
+/// The same of scales, in those of a vector of codes.
+const AHEAD_SCALES: usize = AHEAD / BYTES;
+
+/// A few rows of activations in the order in which they meet codes, vector by vector. The last vector of an output ends where the
+/// output ends; what it has in common with the one before counts nothing there.
+#[derive(Debug, Default)]
+pub(crate) struct FewRows {
+    row: RoundedRows,
+    steps: Vec<Step>,
+    /// `[rows, steps, codes in a byte]`.
+    levels: Vec<Line<i32>>,
+    /// `[rows, steps]`: what sums begin with, so that codes count from zero.
+    starts: Vec<Line<i32>>,
+    /// `[rows, steps]`.
+    scales: Vec<Line<f32>>,
+}
+
+/// A vector of codes of an output.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    /// Its first byte.
+    start: usize,
+    /// The first of the scales that are read for it.
+    scale: usize,
+    /// Which of them every sum of four bytes takes.
+    scale_of: Line<u32>,
+    /// All ones where a block begins, and zero elsewhere.
+    begins: Line<i32>,
+}
+
+impl Step {
+    /// The vector at byte `start`, or that before the end.
+    #[inline(always)]
+    fn of(weight: &BlockWeight<'_>, start: usize) -> Self {
+        // Blocks have a power of two of bytes.
+        let shift = (weight.block_size / weight.bits.codes_in_byte()).trailing_zeros();
+        let start = start.min(weight.row_bytes() - BYTES);
+        let scale = (start >> shift).min(weight.blocks() - SCALES);
+        let (mut scale_of, mut begins) = (Line::default(), Line::default());
+        for lane in 0..LANES {
+            let byte = start + WORD * lane;
+            scale_of.0[lane] = ((byte >> shift) - scale) as u32;
+            begins.0[lane] = -i32::from(byte >> shift << shift == byte);
+        }
+        Self {
+            start,
+            scale,
+            scale_of,
+            begins,
+        }
+    }
+}
+
+impl FewRows {
+    /// Whether outputs of `weight` are long enough.
+    pub(crate) fn suit(weight: &BlockWeight<'_>) -> bool {
+        weight.row_bytes() >= BYTES && weight.blocks() >= SCALES
+    }
+
+    /// Rounds `rows` for products with `weight`.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, avx512: Avx512, rows: &[f32], weight: &BlockWeight<'_>) {
+        self.steps.clear();
+        for start in (0..weight.row_bytes()).step_by(BYTES) {
+            self.steps.push(Step::of(weight, start));
+        }
+        self.levels.clear();
+        self.starts.clear();
+        self.scales.clear();
+        let halves = weight.bits.codes_in_byte();
+        for row in rows.chunks_exact(weight.inputs) {
+            self.row.fill(avx512, row, weight);
+            let rounded = self.row.tile(0, weight);
+            let mut done = 0;
+            for step in &self.steps {
+                let words = &rounded.words[step.start / WORD * halves..][..LANES * halves];
+                let (scales, starts) = (&rounded.scales[step.scale..], &rounded.starts[step.scale..]);
+                // Lanes of bytes that the vector before has.
+                let again = (done - step.start.min(done)) / WORD;
+                let (mut line_scales, mut line_starts) = (Line::default(), Line::default());
+                for lane in again..LANES {
+                    let block = step.scale_of.0[lane] as usize;
+                    line_scales.0[lane] = scales[block];
+                    line_starts.0[lane] = step.begins.0[lane] & starts[block];
+                }
+                for half in 0..halves {
+                    let mut levels = Line::default();
+                    for lane in again..LANES {
+                        levels.0[lane] = words[lane * halves + half];
+                    }
+                    self.levels.push(levels);
+                }
+                self.starts.push(line_starts);
+                self.scales.push(line_scales);
+                done = step.start + BYTES;
+            }
+        }
+    }
+
+    /// Products with `outputs` of `weight`, `[rows, outputs]`.
+    #[inline(always)]
+    pub(crate) fn multiply(
+        &self,
+        avx512: Avx512,
+        weight: &BlockWeight<'_>,
+        outputs: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let width = outputs.len();
+        let rows = out.len() / width;
+        for first in outputs.clone().step_by(OUTPUTS) {
+            let column = first - outputs.start;
+            for row in (0..rows).step_by(ROWS) {
+                macro_rules! multiply {
+                    ($(($rows:literal, $bits:ident, $halves:literal))*) => {
+                        match ((rows - row).min(ROWS), weight.bits) {
+                            $(($rows, Bits::$bits) => {
+                                let products = self.products::<$rows, $halves>(avx512, weight, first, row);
+                                for (index, products) in products.iter().enumerate() {
+                                    let out = &mut out[(row + index) * width..][column..width];
+                                    let count = out.len().min(OUTPUTS);
+                                    out[..count].copy_from_slice(&products[..count]);
+                                }
+                            })*
+                            _ => {}
+                        }
+                    };
+                }
+                multiply! {
+                    (1, Four, 2)(2, Four, 2)(3, Four, 2)(4, Four, 2)
+                    (1, Eight, 1)(2, Eight, 1)(3, Eight, 1)(4, Eight, 1)
+                }
+            }
+        }
+    }
+
+    /// Products of `R` rows from `row` on with four outputs from `first` on, of `H` codes in a byte.
+    #[inline(always)]
+    fn products<const R: usize, const H: usize>(
+        &self,
+        avx512: Avx512,
+        weight: &BlockWeight<'_>,
+        first: usize,
+        row: usize,
+    ) -> [[f32; OUTPUTS]; R] {
+        let output = |lane: usize| (first + lane).min(weight.outputs - 1);
+        let codes: [&[u8]; OUTPUTS] = std::array::from_fn(|lane| weight.row(output(lane)));
+        let later = weight.codes_from(first);
+        let later_scales = weight.scales_from(first);
+        let scales_each = weight.blocks().div_ceil(self.steps.len());
+        let scales: [&[f32]; OUTPUTS] = std::array::from_fn(|lane| weight.row_scales(output(lane)));
+        let count = self.steps.len();
+        let levels: [&[[Line<i32>; H]]; R] =
+            std::array::from_fn(|r| &self.levels.as_chunks::<H>().0[(row + r) * count..][..count]);
+        let starts: [&[Line<i32>]; R] = std::array::from_fn(|r| &self.starts[(row + r) * count..][..count]);
+        let row_scales: [&[Line<f32>]; R] =
+            std::array::from_fn(|r| &self.scales[(row + r) * count..][..count]);
+        let mut totals = [[f32x16::splat(avx512, 0.0); OUTPUTS]; R];
+        for (index, step) in self.steps.iter().enumerate() {
+            if let Some(scale) = later_scales.get((AHEAD_SCALES + index * OUTPUTS) * scales_each) {
+                fetch(avx512, scale);
+            }
+            let scale_of = u32x16::from_slice(avx512, &step.scale_of.0);
+            for lane in 0..OUTPUTS {
+                if let Some(byte) = later.get(AHEAD + (index * OUTPUTS + lane) * BYTES) {
+                    fetch(avx512, byte);
+                }
+                let codes = u8x64::from_slice(avx512, &codes[lane][step.start..][..BYTES]);
+                let scale = f32x4::from_slice(avx512, &scales[lane][step.scale..][..SCALES]);
+                let scale: f32x16<Avx512> = spread(avx512, scale.into(), scale_of.into()).simd_into(avx512);
+                for r in 0..R {
+                    let mut sum = i32x16::from_slice(avx512, &starts[r][index].0);
+                    for half in 0..H {
+                        let codes = match H {
+                            1 => codes.into(),
+                            _ => half_of(avx512, codes.into(), half as u32),
+                        };
+                        let levels = i32x16::from_slice(avx512, &levels[r][index][half].0);
+                        sum = dot(avx512, sum.into(), codes, levels.into()).simd_into(avx512);
+                    }
+                    let sum: f32x16<Avx512> = sum.to_float();
+                    let scale = scale * f32x16::from_slice(avx512, &row_scales[r][index].0);
+                    totals[r][lane] = sum.mul_add(scale, totals[r][lane]);
+                }
+            }
+        }
+        let mut products = [[0.0; OUTPUTS]; R];
+        for r in 0..R {
+            for lane in 0..OUTPUTS {
+                products[r][lane] = totals[r][lane].reduce_sum();
+            }
+        }
+        products
+    }
+}
+
+#[inline(always)]
+fn half_of(avx512: Avx512, codes: __m512i, half: u32) -> __m512i {
+    let codes: u32x16<Avx512> = codes.simd_into(avx512);
+    ((codes >> (4 * half)) & 0x0f0f_0f0f).into()
+}
+
+fearless_simd::kernel! {
+    /// Adds to each sum the products of four codes with four levels.
+    #[inline]
+    fn dot(avx512: Avx512, sums: __m512i, codes: __m512i, levels: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(sums, codes, levels)
+    }
+}
+
+fearless_simd::kernel! {
+    #[inline]
+    fn spread(avx512: Avx512, scales: __m128, places: __m512i) -> __m512 {
+        _mm512_permutexvar_ps(places, _mm512_castps128_ps512(scales))
+    }
+}

@@ -1,0 +1,183 @@
+//! The operator `com.microsoft.MatMulNBits` on processors, in place of ONNX Runtime's own: bundles keep the standard operator, and
+//! here it is computed by `lwv-kernels`.
+//!
+//! What of the operator our exporter writes is computed: symmetric weights, a bias where there is one. All else is refused.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lwv_kernels::product::{Bits, BlockWeight, Multiplier, Scratch};
+use lwv_model::Target;
+use ort::Error;
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
+use ort::value::{TensorElementType, TensorValueType, ValueRef};
+
+use crate::bundle::Bundle;
+use crate::operator_tensors::{given, optional, output};
+use crate::provider::Device;
+
+type Result<T> = ort::Result<T>;
+
+/// Where inputs stand, as ONNX Runtime's documentation of the operator numbers them.
+mod input {
+    pub(super) const ROWS: usize = 0;
+    pub(super) const CODES: usize = 1;
+    pub(super) const SCALES: usize = 2;
+    pub(super) const ZERO_POINTS: usize = 3;
+    pub(super) const ORDER: usize = 4;
+    pub(super) const BIAS: usize = 5;
+}
+
+/// The operator, where graphs of `bundle`, run on `device` with `threads` threads, have weights that are multiplied faster here.
+pub(crate) fn of(bundle: &Bundle, device: Device, threads: usize) -> Option<MatMulNBits> {
+    let quantization = bundle.manifest().quantization.as_ref()?;
+    let supported = |bits| BlockWeight::supports(bits, quantization.block_size);
+    let replaces = device == Device::Cpu
+        && bundle.manifest().target == Target::Ort
+        && [Bits::Four, Bits::Eight].into_iter().all(supported);
+    let multiplier = Multiplier::new(threads).filter(|_| replaces)?;
+    Some(MatMulNBits {
+        multiplier,
+        scratch: Arc::default(),
+    })
+}
+
+pub(crate) struct MatMulNBits {
+    multiplier: Multiplier,
+    /// Products are computed one after another, so they share it.
+    scratch: Arc<Mutex<Scratch>>,
+}
+
+impl Operator for MatMulNBits {
+    type Kernel<'attributes> = Product<'attributes>;
+
+    fn name(&self) -> &str {
+        "MatMulNBits"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [
+            OperatorInput::required(TensorElementType::Float32),
+            OperatorInput::required(TensorElementType::Uint8),
+            OperatorInput::required(TensorElementType::Float32),
+            OperatorInput::optional(TensorElementType::Uint8),
+            OperatorInput::optional(TensorElementType::Int32),
+            OperatorInput::optional(TensorElementType::Float32),
+        ]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attributes>(&self, node: &KernelContext<'attributes>) -> Result<Product<'attributes>> {
+        let count = |name: &str| {
+            let count = node
+                .get::<i64>(name)
+                .and_then(|count| usize::try_from(count).ok());
+            count.ok_or_else(|| Error::new(format!("the node has no attribute `{name}`")))
+        };
+        let bits = match count("bits")? {
+            4 => Bits::Four,
+            8 => Bits::Eight,
+            bits => {
+                return Err(Error::new(format!(
+                    "weights of {bits} bits are not computed here"
+                )));
+            }
+        };
+        let product = Product {
+            bits,
+            block_size: count("block_size")?,
+            shape: [count("N")?, count("K")?],
+            codes: node.constant_input(input::CODES)?,
+            scales: node.constant_input(input::SCALES)?,
+            bias: node.constant_input(input::BIAS).ok(),
+            checked: false,
+            multiplier: self.multiplier,
+            scratch: Arc::clone(&self.scratch),
+        };
+        product.weight()?;
+        Ok(product)
+    }
+}
+
+pub(crate) struct Product<'a> {
+    bits: Bits,
+    block_size: usize,
+    /// `[outputs, inputs]`.
+    shape: [usize; 2],
+    codes: ValueRef<'a, TensorValueType<u8>>,
+    scales: ValueRef<'a, TensorValueType<f32>>,
+    bias: Option<ValueRef<'a, TensorValueType<f32>>>,
+    /// Whether it is known that the node has no inputs that are not computed.
+    checked: bool,
+    multiplier: Multiplier,
+    scratch: Arc<Mutex<Scratch>>,
+}
+
+impl Product<'_> {
+    fn weight(&self) -> Result<BlockWeight<'_>> {
+        let (_, codes) = self.codes.try_extract_tensor::<u8>()?;
+        let (_, scales) = self.scales.try_extract_tensor::<f32>()?;
+        let weight = BlockWeight::new(self.bits, self.block_size, self.shape, codes, scales);
+        weight.ok_or_else(|| {
+            Error::new(format!(
+                "{} bytes of codes and {} scales of a weight of {:?}",
+                codes.len(),
+                scales.len(),
+                self.shape
+            ))
+        })
+    }
+}
+
+impl Product<'_> {
+    /// What optional inputs a node has is only told when it is computed.
+    fn check(&mut self, context: &ComputeContext) -> Result<()> {
+        let refused = [
+            (input::ZERO_POINTS, "zero points"),
+            (input::ORDER, "an order of inputs"),
+            (input::BIAS, "a bias that is no constant"),
+        ];
+        for (index, what) in refused {
+            let known = index == input::BIAS && self.bias.is_some();
+            if !known && optional(context, index)?.is_some() {
+                return Err(Error::new(format!("{what} of a product is not computed here")));
+            }
+        }
+        self.checked = true;
+        Ok(())
+    }
+}
+
+impl Kernel for Product<'_> {
+    fn compute(&mut self, context: &ComputeContext) -> Result<()> {
+        if !self.checked {
+            self.check(context)?;
+        }
+        let rows = given(context, input::ROWS)?;
+        let (shape, rows) = rows.try_extract_tensor::<f32>()?;
+        let [outputs, inputs] = self.shape;
+        let mut shape = shape.to_vec();
+        match shape.last_mut() {
+            Some(width) if *width == inputs as i64 => *width = outputs as i64,
+            _ => {
+                return Err(Error::new(format!(
+                    "activations of {shape:?} for {:?}",
+                    self.shape
+                )));
+            }
+        }
+        let bias = self.bias.as_ref().map(|bias| bias.try_extract_tensor::<f32>());
+        let bias = bias.transpose()?.map(|(_, bias)| bias);
+        let mut out = output(context, 0, &shape)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let weight = self.weight()?;
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = Ok(());
+        let mut tasks = |count, task: &(dyn Fn(usize) + Sync)| done = context.par_for(count, 0, task);
+        self.multiplier
+            .multiply(&weight, rows, bias, out, &mut scratch, &mut tasks);
+        done
+    }
+}
