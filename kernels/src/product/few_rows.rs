@@ -175,18 +175,23 @@ impl FewRows {
         first: usize,
         row: usize,
     ) -> [[f32; OUTPUTS]; R] {
-        let output = |lane: usize| (first + lane).min(weight.outputs - 1);
-        let codes: [&[u8]; OUTPUTS] = std::array::from_fn(|lane| weight.row(output(lane)));
-        let later = weight.codes_from(first);
-        let later_scales = weight.scales_from(first);
+        let (mut codes, mut scales) = ([weight.row(first); OUTPUTS], [weight.row_scales(first); OUTPUTS]);
+        for lane in 1..OUTPUTS {
+            let output = (first + lane).min(weight.outputs - 1);
+            (codes[lane], scales[lane]) = (weight.row(output), weight.row_scales(output));
+        }
+        let (later, later_scales) = (weight.codes_from(first), weight.scales_from(first));
         let scales_each = weight.blocks().div_ceil(self.steps.len());
-        let scales: [&[f32]; OUTPUTS] = std::array::from_fn(|lane| weight.row_scales(output(lane)));
         let count = self.steps.len();
-        let levels: [&[[Line<i32>; H]]; R] =
-            std::array::from_fn(|r| &self.levels.as_chunks::<H>().0[(row + r) * count..][..count]);
-        let starts: [&[Line<i32>]; R] = std::array::from_fn(|r| &self.starts[(row + r) * count..][..count]);
-        let row_scales: [&[Line<f32>]; R] =
-            std::array::from_fn(|r| &self.scales[(row + r) * count..][..count]);
+        let mut levels = [&self.levels.as_chunks::<H>().0[..0]; R];
+        let mut starts = [&self.starts[..0]; R];
+        let mut row_scales = [&self.scales[..0]; R];
+        for r in 0..R {
+            let steps = (row + r) * count..(row + r + 1) * count;
+            levels[r] = &self.levels.as_chunks::<H>().0[steps.clone()];
+            starts[r] = &self.starts[steps.clone()];
+            row_scales[r] = &self.scales[steps];
+        }
         let mut totals = [[f32x16::splat(avx512, 0.0); OUTPUTS]; R];
         for (index, step) in self.steps.iter().enumerate() {
             if let Some(scale) = later_scales.get((AHEAD_SCALES + index * OUTPUTS) * scales_each) {
