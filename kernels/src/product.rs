@@ -21,6 +21,8 @@ mod panel;
 #[cfg(target_arch = "x86_64")]
 mod rounded_rows;
 #[cfg(target_arch = "x86_64")]
+mod steps;
+#[cfg(target_arch = "x86_64")]
 mod tile;
 mod weight;
 

@@ -26,6 +26,7 @@ mod file_hash;
 mod generation;
 mod graph;
 mod group_query_attention;
+mod huge_pages;
 mod kv_cache;
 mod library;
 mod lookup;

@@ -3,15 +3,19 @@
 //!
 //! What of the operator our exporter writes is computed: symmetric weights, a bias where there is one. All else is refused.
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lwv_kernels::product::{Bits, BlockWeight, Multiplier, Scratch};
 use lwv_model::Target;
 use ort::Error;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::{TensorElementType, TensorValueType, ValueRef};
+use ort::value::{
+    IntoTensorElementType, PrimitiveTensorElementType, TensorElementType, TensorValueType, ValueRef,
+};
 
 use crate::bundle::Bundle;
+use crate::huge_pages::{Copied, HugePages};
 use crate::operator_tensors::{given, optional, output};
 use crate::provider::Device;
 
@@ -37,12 +41,14 @@ pub(crate) fn of(bundle: &Bundle, device: Device, threads: usize) -> Option<MatM
     let multiplier = Multiplier::new(threads).filter(|_| replaces)?;
     Some(MatMulNBits {
         multiplier,
+        pages: HugePages::default(),
         scratch: Arc::default(),
     })
 }
 
 pub(crate) struct MatMulNBits {
     multiplier: Multiplier,
+    pages: HugePages,
     /// Products are computed one after another, so they share it.
     scratch: Arc<Mutex<Scratch>>,
 }
@@ -89,8 +95,8 @@ impl Operator for MatMulNBits {
             bits,
             block_size: count("block_size")?,
             shape: [count("N")?, count("K")?],
-            codes: node.constant_input(input::CODES)?,
-            scales: node.constant_input(input::SCALES)?,
+            codes: Memory::of(node.constant_input(input::CODES)?, &self.pages)?,
+            scales: Memory::of(node.constant_input(input::SCALES)?, &self.pages)?,
             bias: node.constant_input(input::BIAS).ok(),
             checked: false,
             multiplier: self.multiplier,
@@ -101,13 +107,43 @@ impl Operator for MatMulNBits {
     }
 }
 
+/// What a weight's tensors are made of.
+trait Element: PrimitiveTensorElementType + IntoTensorElementType + Copy + Debug + Send + Sync {}
+
+impl Element for u8 {}
+impl Element for f32 {}
+
+/// Where a tensor of a weight lies.
+enum Memory<'a, T: Element> {
+    /// In the mapped file.
+    Mapped(ValueRef<'a, TensorValueType<T>>),
+    Copied(Copied<T>),
+}
+
+impl<'a, T: Element> Memory<'a, T> {
+    fn of(tensor: ValueRef<'a, TensorValueType<T>>, pages: &HugePages) -> Result<Self> {
+        let (_, values) = tensor.try_extract_tensor::<T>()?;
+        Ok(match pages.copy(values) {
+            Some(copied) => Self::Copied(copied),
+            None => Self::Mapped(tensor),
+        })
+    }
+
+    fn values(&self) -> Result<&[T]> {
+        match self {
+            Self::Mapped(tensor) => Ok(tensor.try_extract_tensor::<T>()?.1),
+            Self::Copied(values) => Ok(values),
+        }
+    }
+}
+
 pub(crate) struct Product<'a> {
     bits: Bits,
     block_size: usize,
     /// `[outputs, inputs]`.
     shape: [usize; 2],
-    codes: ValueRef<'a, TensorValueType<u8>>,
-    scales: ValueRef<'a, TensorValueType<f32>>,
+    codes: Memory<'a, u8>,
+    scales: Memory<'a, f32>,
     bias: Option<ValueRef<'a, TensorValueType<f32>>>,
     /// Whether it is known that the node has no inputs that are not computed.
     checked: bool,
@@ -117,8 +153,7 @@ pub(crate) struct Product<'a> {
 
 impl Product<'_> {
     fn weight(&self) -> Result<BlockWeight<'_>> {
-        let (_, codes) = self.codes.try_extract_tensor::<u8>()?;
-        let (_, scales) = self.scales.try_extract_tensor::<f32>()?;
+        let (codes, scales) = (self.codes.values()?, self.scales.values()?);
         let weight = BlockWeight::new(self.bits, self.block_size, self.shape, codes, scales);
         weight.ok_or_else(|| {
             Error::new(format!(

@@ -1,12 +1,16 @@
 use std::arch::x86_64::{
-    __m128, __m512, __m512i, _mm512_castps128_ps512, _mm512_dpbusd_epi32, _mm512_permutexvar_ps,
+    __m128, __m128i, __m512, __m512i, _mm512_castps128_ps512, _mm512_castsi128_si512, _mm512_dpbusd_epi32,
+    _mm512_permutexvar_epi32, _mm512_permutexvar_ps,
 };
 use std::ops::Range;
 
-use fearless_simd::{Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, f32x4, f32x16, i32x16, u8x64, u32x16};
+use fearless_simd::{
+    Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, f32x4, f32x16, i32x4, i32x16, u8x64, u32x16,
+};
 
 use crate::product::panel::{Line, fetch};
 use crate::product::rounded_rows::RoundedRows;
+use crate::product::steps::{BYTES, LANES, SCALES, Steps, WORD};
 use crate::product::weight::{Bits, BlockWeight};
 
 /// Outputs that are read together.
@@ -15,30 +19,18 @@ const OUTPUTS: usize = 4;
 /// Rows that are multiplied together.
 const ROWS: usize = 4;
 
-/// Bytes of a vector.
-const BYTES: usize = 64;
-
-/// Its sums.
-const LANES: usize = 16;
-
-/// Bytes of a sum.
-const WORD: usize = BYTES / LANES;
-
-/// Scales that are read for a vector of codes.
-const SCALES: usize = 4;
-
 /// Memory is asked for what comes so many bytes later.
 const AHEAD: usize = 6144;
 
 /// The same of scales, in those of a vector of codes.
 const AHEAD_SCALES: usize = AHEAD / BYTES;
 
-/// A few rows of activations in the order in which they meet codes, vector by vector. The last vector of an output ends where the
-/// output ends; what it has in common with the one before counts nothing there.
+/// A few rows of activations in the order in which they meet codes, vector by vector.
 #[derive(Debug, Default)]
 pub(crate) struct FewRows {
     row: RoundedRows,
-    steps: Vec<Step>,
+    /// Of all weights so far, which are of few kinds; those of the last come first.
+    steps: Vec<Steps>,
     /// `[rows, steps, codes in a byte]`.
     levels: Vec<Line<i32>>,
     /// `[rows, steps]`: what sums begin with, so that codes count from zero.
@@ -47,84 +39,39 @@ pub(crate) struct FewRows {
     scales: Vec<Line<f32>>,
 }
 
-/// A vector of codes of an output.
-#[derive(Debug, Clone, Copy)]
-struct Step {
-    /// Its first byte.
-    start: usize,
-    /// The first of the scales that are read for it.
-    scale: usize,
-    /// Which of them every sum of four bytes takes.
-    scale_of: Line<u32>,
-    /// All ones where a block begins, and zero elsewhere.
-    begins: Line<i32>,
-}
-
-impl Step {
-    /// The vector at byte `start`, or that before the end.
-    #[inline(always)]
-    fn of(weight: &BlockWeight<'_>, start: usize) -> Self {
-        // Blocks have a power of two of bytes.
-        let shift = (weight.block_size / weight.bits.codes_in_byte()).trailing_zeros();
-        let start = start.min(weight.row_bytes() - BYTES);
-        let scale = (start >> shift).min(weight.blocks() - SCALES);
-        let (mut scale_of, mut begins) = (Line::default(), Line::default());
-        for lane in 0..LANES {
-            let byte = start + WORD * lane;
-            scale_of.0[lane] = ((byte >> shift) - scale) as u32;
-            begins.0[lane] = -i32::from(byte >> shift << shift == byte);
-        }
-        Self {
-            start,
-            scale,
-            scale_of,
-            begins,
-        }
-    }
-}
-
 impl FewRows {
-    /// Whether outputs of `weight` are long enough.
-    pub(crate) fn suit(weight: &BlockWeight<'_>) -> bool {
-        weight.row_bytes() >= BYTES && weight.blocks() >= SCALES
-    }
-
     /// Rounds `rows` for products with `weight`.
     #[inline(always)]
     pub(crate) fn fill(&mut self, avx512: Avx512, rows: &[f32], weight: &BlockWeight<'_>) {
-        self.steps.clear();
-        for start in (0..weight.row_bytes()).step_by(BYTES) {
-            self.steps.push(Step::of(weight, start));
+        match self.steps.iter().position(|steps| steps.are_of(weight)) {
+            Some(place) => self.steps.swap(0, place),
+            None => self.steps.insert(0, Steps::of(weight)),
         }
-        self.levels.clear();
-        self.starts.clear();
-        self.scales.clear();
+        let steps = &self.steps[0].steps;
         let halves = weight.bits.codes_in_byte();
-        for row in rows.chunks_exact(weight.inputs) {
+        let vectors = rows.len() / weight.inputs * steps.len();
+        self.levels.resize(vectors * halves, Line::default());
+        self.starts.resize(vectors, Line::default());
+        self.scales.resize(vectors, Line::default());
+        for (index, row) in rows.chunks_exact(weight.inputs).enumerate() {
             self.row.fill(avx512, row, weight);
             let rounded = self.row.tile(0, weight);
-            let mut done = 0;
-            for step in &self.steps {
+            let vectors = index * steps.len()..(index + 1) * steps.len();
+            let levels = &mut self.levels[vectors.start * halves..vectors.end * halves];
+            let (starts, scales) = (&mut self.starts[vectors.clone()], &mut self.scales[vectors]);
+            let lines = levels.chunks_exact_mut(halves).zip(starts).zip(scales);
+            for (step, ((levels, starts), scales)) in steps.iter().zip(lines) {
                 let words = &rounded.words[step.start / WORD * halves..][..LANES * halves];
-                let (scales, starts) = (&rounded.scales[step.scale..], &rounded.starts[step.scale..]);
-                // Lanes of bytes that the vector before has.
-                let again = (done - step.start.min(done)) / WORD;
-                let (mut line_scales, mut line_starts) = (Line::default(), Line::default());
-                for lane in again..LANES {
-                    let block = step.scale_of.0[lane] as usize;
-                    line_scales.0[lane] = scales[block];
-                    line_starts.0[lane] = step.begins.0[lane] & starts[block];
-                }
-                for half in 0..halves {
-                    let mut levels = Line::default();
-                    for lane in again..LANES {
-                        levels.0[lane] = words[lane * halves + half];
-                    }
-                    self.levels.push(levels);
-                }
-                self.starts.push(line_starts);
-                self.scales.push(line_scales);
-                done = step.start + BYTES;
+                take_words(avx512, words, levels);
+                let scale_of = u32x16::from_slice(avx512, &step.scale_of.0);
+                let blocks = step.scale..step.scale + SCALES;
+                let scale = f32x4::from_slice(avx512, &rounded.scales[blocks.clone()]);
+                let scale: f32x16<Avx512> = spread(avx512, scale.into(), scale_of.into()).simd_into(avx512);
+                (scale * f32x16::from_slice(avx512, &step.counts.0)).store_slice(&mut scales.0);
+                let start = i32x4::from_slice(avx512, &rounded.starts[blocks]);
+                let start = spread_integers(avx512, start.into(), scale_of.into()).simd_into(avx512);
+                let start: i32x16<Avx512> = start;
+                (start & i32x16::from_slice(avx512, &step.begins.0)).store_slice(&mut starts.0);
             }
         }
     }
@@ -181,8 +128,9 @@ impl FewRows {
             (codes[lane], scales[lane]) = (weight.row(output), weight.row_scales(output));
         }
         let (later, later_scales) = (weight.codes_from(first), weight.scales_from(first));
-        let scales_each = weight.blocks().div_ceil(self.steps.len());
-        let count = self.steps.len();
+        let steps = &self.steps[0].steps;
+        let count = steps.len();
+        let scales_each = weight.blocks().div_ceil(count);
         let mut levels = [&self.levels.as_chunks::<H>().0[..0]; R];
         let mut starts = [&self.starts[..0]; R];
         let mut row_scales = [&self.scales[..0]; R];
@@ -193,7 +141,7 @@ impl FewRows {
             row_scales[r] = &self.scales[steps];
         }
         let mut totals = [[f32x16::splat(avx512, 0.0); OUTPUTS]; R];
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, step) in steps.iter().enumerate() {
             if let Some(scale) = later_scales.get((AHEAD_SCALES + index * OUTPUTS) * scales_each) {
                 fetch(avx512, scale);
             }
@@ -231,6 +179,22 @@ impl FewRows {
     }
 }
 
+/// Words of levels as they meet codes: those of low halves, and where there are such, those of high halves.
+#[inline(always)]
+fn take_words(avx512: Avx512, words: &[i32], levels: &mut [Line<i32>]) {
+    match levels {
+        [low, high] => {
+            let (first, second) = words.split_at(LANES);
+            let [first, second] = [first, second].map(|words| i32x16::from_slice(avx512, words));
+            let (lows, highs) = first.deinterleave(second);
+            lows.store_slice(&mut low.0);
+            highs.store_slice(&mut high.0);
+        }
+        [all] => all.0.copy_from_slice(words),
+        _ => {}
+    }
+}
+
 #[inline(always)]
 fn half_of(avx512: Avx512, codes: __m512i, half: u32) -> __m512i {
     let codes: u32x16<Avx512> = codes.simd_into(avx512);
@@ -246,6 +210,15 @@ fearless_simd::kernel! {
 }
 
 fearless_simd::kernel! {
+    /// Gives each of sixteen places one of four numbers.
+    #[inline]
+    fn spread_integers(avx512: Avx512, numbers: __m128i, places: __m512i) -> __m512i {
+        _mm512_permutexvar_epi32(places, _mm512_castsi128_si512(numbers))
+    }
+}
+
+fearless_simd::kernel! {
+    /// Gives each of sixteen places one of four scales.
     #[inline]
     fn spread(avx512: Avx512, scales: __m128, places: __m512i) -> __m512 {
         _mm512_permutexvar_ps(places, _mm512_castps128_ps512(scales))

@@ -9,6 +9,7 @@ use crate::product::FEW_ROWS;
 use crate::product::few_rows::FewRows;
 use crate::product::panel::{OUTPUTS, Panel};
 use crate::product::rounded_rows::{ROWS, RoundedRows, RoundedTile};
+use crate::product::steps::Steps;
 use crate::product::tile;
 use crate::product::weight::BlockWeight;
 
@@ -22,7 +23,7 @@ const TASK_ROWS: usize = 11 * ROWS;
 const FEWEST_TASK_ROWS: usize = 4 * ROWS;
 
 /// Tasks of few rows for each thread: if one is slower, others do more.
-const TASKS_EACH: usize = 16;
+const TASKS_EACH: usize = 2;
 
 /// Bytes of codes that are worth a task.
 const TASK_BYTES: usize = 8 << 10;
@@ -83,7 +84,7 @@ impl Multiplier {
         if count == 0 {
             return;
         }
-        let few = count <= FEW_ROWS && FewRows::suit(weight);
+        let few = count <= FEW_ROWS && Steps::suit(weight);
         match few {
             true => self.multiply_few(weight, rows, bias, out, scratch, tasks),
             false => self.multiply_many(weight, rows, bias, out, scratch, tasks),

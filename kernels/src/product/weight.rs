@@ -79,6 +79,11 @@ impl<'a> BlockWeight<'a> {
         self.blocks() * self.block_size
     }
 
+    /// Bytes of a block's codes.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.block_size / self.bits.codes_in_byte()
+    }
+
     /// Bytes of an output's codes.
     pub(crate) fn row_bytes(&self) -> usize {
         self.padded_inputs() / self.bits.codes_in_byte()
