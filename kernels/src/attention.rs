@@ -11,6 +11,8 @@
 mod attend;
 mod cache;
 mod exponential;
+#[cfg(target_arch = "x86_64")]
+mod integer_tile;
 mod rotation;
 mod small_product;
 mod softmax;

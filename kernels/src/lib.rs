@@ -7,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod lines;
 pub mod product;
 
 /// Runs tasks: `run(count, task)` calls `task` with every number below `count` once, on any threads, and returns when all are

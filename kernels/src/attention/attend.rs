@@ -2,8 +2,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use fearless_simd::{Level, dispatch};
-
 use crate::Tasks;
 use crate::attention::Heads;
 use crate::attention::cache::{Cache, Element};
@@ -121,7 +119,7 @@ impl Attention {
         let head_rows = head * cache.capacity * dim..(head + 1) * cache.capacity * dim;
         ROOM.with_borrow_mut(|room| {
             self.take_queries(&mut room.queries, queries, &tokens, head, cache);
-            let task = RowsOverKeys {
+            RowsOverKeys {
                 dim,
                 keys: &cache.keys[head_rows.clone()],
                 values: &cache.values[head_rows],
@@ -132,8 +130,8 @@ impl Attention {
                 room,
                 softmax: &mut part.softmax,
                 taken: &mut part.taken,
-            };
-            dispatch!(Level::new(), simd => task.run(simd));
+            }
+            .compute();
         });
     }
 
@@ -439,9 +437,13 @@ mod tests {
             };
             let want = reference(&case, &queries, &wide(cache.keys), &wide(cache.values));
             let off = furthest(&attend(&case, &queries, &cache, false), &want);
-            assert!(off < 2e-6, "{heads:?} {past} {tokens}: {off}");
+            assert!(off < SIXTEEN_BITS, "{heads:?} {past} {tokens}: {off}");
         }
     }
+
+    /// How far results may be off, of values of 1 and less: queries are rounded to a part in 65,534 of the largest, which moves
+    /// scores by 2.5e-5 each here. What 8 bits in the cache change is a hundred times as much.
+    const SIXTEEN_BITS: f64 = 2e-4;
 
     /// Pasts around the borders of tiles and of tasks.
     const PASTS: [usize; 9] = [0, 1, 50, 60, 125, 1_000, 2_040, 2_555, 3_100];

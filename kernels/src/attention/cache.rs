@@ -10,6 +10,11 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// `rows` as floats, not yet multiplied by scales: themselves, or written to `room`, which is as long.
     fn widen<'a>(rows: &'a [Self], room: &'a mut [f32]) -> &'a [f32];
 
+    /// `rows` where they are bytes.
+    fn bytes(_rows: &[Self]) -> Option<&[i8]> {
+        None
+    }
+
     /// As many of `elements` as a vector has lanes.
     fn load<S: Simd>(simd: S, elements: &[Self]) -> S::f32s;
 }
@@ -32,6 +37,11 @@ impl Element for f32 {
 }
 
 impl Element for i8 {
+    #[inline(always)]
+    fn bytes(rows: &[Self]) -> Option<&[i8]> {
+        Some(rows)
+    }
+
     #[inline(always)]
     fn nearest(value: f32) -> Self {
         value.round_ties_even().clamp(-128.0, 127.0) as i8

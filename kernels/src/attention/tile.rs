@@ -1,6 +1,10 @@
-use fearless_simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Avx512;
+use fearless_simd::{Level, Simd, dispatch};
 
 use crate::attention::cache::Element;
+#[cfg(target_arch = "x86_64")]
+use crate::attention::integer_tile::{self, IntegerRoom};
 use crate::attention::small_product::{KEYS_AT_ONCE, View, add_product, dots};
 use crate::attention::softmax::RunningSoftmax;
 
@@ -17,6 +21,8 @@ const ROWS: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     pub(crate) queries: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    integers: IntegerRoom,
     scores: Vec<f32>,
     wide: Vec<f32>,
     turned: Vec<f32>,
@@ -44,6 +50,20 @@ pub(crate) struct RowsOverKeys<'a, T> {
 }
 
 impl<T: Element> RowsOverKeys<'_, T> {
+    /// Computes it with the vectors of this processor.
+    pub(crate) fn compute(self) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(avx512), true, Some(keys), Some(values)) = (
+            Level::new().as_avx512(),
+            integer_tile::suits(self.dim),
+            T::bytes(self.keys),
+            T::bytes(self.values),
+        ) {
+            return self.of(keys, values).compute_integers(avx512);
+        }
+        dispatch!(Level::new(), simd => self.run(simd));
+    }
+
     /// Computes it with the vectors of `simd`.
     #[inline(always)]
     pub(crate) fn run<S: Simd>(self, simd: S) {
@@ -53,6 +73,7 @@ impl<T: Element> RowsOverKeys<'_, T> {
             scores,
             wide,
             turned,
+            ..
         } = self.room;
         scores.resize(rows * KEYS, 0.0);
         wide.resize(KEYS * dim, 0.0);
@@ -70,16 +91,16 @@ impl<T: Element> RowsOverKeys<'_, T> {
             } else {
                 score_few(simd, scores, queries, T::widen(keys, wide), dim);
             }
-            for (row, softmax) in self.softmax.iter_mut().enumerate() {
-                let sees = self.first_sees + row / self.group;
-                let visible = sees.saturating_sub(start).min(count);
-                let scores = &mut scores[row * KEYS..(row + 1) * KEYS];
-                let factor = softmax.weigh(simd, scores, visible);
-                if factor != 1.0 {
-                    let taken = &mut self.taken[row * dim..(row + 1) * dim];
-                    taken.iter_mut().for_each(|value| *value *= factor);
-                }
-            }
+            weigh(
+                simd,
+                start,
+                count,
+                self.first_sees,
+                self.group,
+                scores,
+                self.softmax,
+                self.taken,
+            );
             let (sizes, weights) = ([rows, count, dim], View::new(scores, KEYS));
             if rows <= ROWS {
                 add_product(simd, self.taken, dim, weights, View::new(values, dim), sizes);
@@ -88,6 +109,97 @@ impl<T: Element> RowsOverKeys<'_, T> {
                 add_product(simd, self.taken, dim, weights, values, sizes);
             }
             start += count;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a, T> RowsOverKeys<'a, T> {
+    /// The same of other keys and values.
+    fn of<U>(self, keys: &'a [U], values: &'a [U]) -> RowsOverKeys<'a, U> {
+        RowsOverKeys {
+            dim: self.dim,
+            keys,
+            values,
+            range: self.range,
+            group: self.group,
+            first_sees: self.first_sees,
+            turns: self.turns,
+            room: self.room,
+            softmax: self.softmax,
+            taken: self.taken,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl RowsOverKeys<'_, i8> {
+    /// Computes it in integers. It is compiled here, whatever it is called from.
+    fn compute_integers(self, avx512: Avx512) {
+        avx512.vectorize(
+            #[inline(always)]
+            || self.run_integers(avx512),
+        );
+    }
+
+    #[inline(always)]
+    fn run_integers(self, avx512: Avx512) {
+        let (keys, values, dim) = (self.keys, self.values, self.dim);
+        let Room {
+            queries,
+            integers,
+            scores,
+            ..
+        } = &mut *self.room;
+        scores.resize(self.softmax.len() * KEYS, 0.0);
+        integers.take_queries(avx512, queries, dim);
+        for start in self.range.clone().step_by(KEYS) {
+            let count = KEYS.min(self.range.end - start);
+            let tile = start * dim..(start + count) * dim;
+            let later = tile.end..(tile.end + KEYS * dim).min(keys.len());
+            integers.score(avx512, &keys[tile.clone()], &keys[later.clone()], dim, scores);
+            weigh(
+                avx512,
+                start,
+                count,
+                self.first_sees,
+                self.group,
+                scores,
+                self.softmax,
+                self.taken,
+            );
+            integers.add(avx512, scores, &values[tile], &values[later], dim, self.taken);
+        }
+    }
+}
+
+/// Turns scores of rows with `count` keys from `start` on into weights, and scales what rows have `taken` so far.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "parts of a task, some of which are borrowed"
+)]
+#[inline(always)]
+fn weigh<S: Simd>(
+    simd: S,
+    start: usize,
+    count: usize,
+    first_sees: usize,
+    group: usize,
+    scores: &mut [f32],
+    softmax: &mut [RunningSoftmax],
+    taken: &mut [f32],
+) {
+    let dim = taken.len() / softmax.len();
+    let rows = softmax
+        .iter_mut()
+        .zip(scores.chunks_exact_mut(KEYS))
+        .zip(taken.chunks_exact_mut(dim));
+    for (row, ((softmax, scores), taken)) in rows.enumerate() {
+        let sees = first_sees + row / group;
+        let visible = sees.saturating_sub(start).min(count);
+        let factor = softmax.weigh(simd, scores, visible);
+        if factor != 1.0 {
+            taken.iter_mut().for_each(|value| *value *= factor);
         }
     }
 }

@@ -8,7 +8,7 @@ use fearless_simd::{
     Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, f32x4, f32x16, i32x4, i32x16, u8x64, u32x16,
 };
 
-use crate::product::panel::{Line, fetch};
+use crate::lines::{Line, fetch};
 use crate::product::rounded_rows::RoundedRows;
 use crate::product::steps::{BYTES, LANES, SCALES, Steps, WORD};
 use crate::product::weight::{Bits, BlockWeight};

@@ -1,4 +1,4 @@
-use crate::product::panel::Line;
+use crate::lines::Line;
 use crate::product::weight::BlockWeight;
 
 /// Bytes of a vector.
