@@ -225,7 +225,7 @@ fn ask_for(avx512: Avx512, bytes: &[i8], wanted: std::ops::Range<usize>) {
 #[inline(always)]
 fn round(avx512: Avx512, numbers: &[f32; LANES], factor: f32) -> [i32; PAIRS] {
     let levels = (f32x16::from_slice(avx512, numbers) * factor).round_ties_even();
-    let levels: i32x16<Avx512> = levels.to_int();
+    let levels: i32x16<Avx512> = levels.to_int_precise();
     let pairs: i32x8<Avx512> = narrow(avx512, levels.into()).simd_into(avx512);
     pairs.to_array()
 }

@@ -99,7 +99,7 @@ fn round(avx512: Avx512, values: &[f32], words: &mut [i32], stride: usize, bits:
     let mut sums = i32x16::splat(avx512, 0);
     for (index, values) in vectors.iter().enumerate() {
         let levels = (f32x16::from_slice(avx512, values) * inverse).round_ties_even();
-        let levels: i32x16<Avx512> = levels.to_int();
+        let levels: i32x16<Avx512> = levels.to_int_precise();
         sums += levels;
         let levels = pack(avx512, levels.into(), bits == Bits::Four);
         for (word, levels) in levels.into_iter().enumerate() {
