@@ -24,6 +24,10 @@ mod rounded_rows;
 mod steps;
 #[cfg(target_arch = "x86_64")]
 mod tile;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "nothing multiplies there")
+)]
 mod weight;
 
 pub use multiplier::{Multiplier, Scratch};
