@@ -1,6 +1,6 @@
 //! Rows turned over: what is multiplied with the same number lies side by side.
 
-use std::arch::x86_64::{__m512i, _MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{__m512i, _MM_HINT_T1, _mm_prefetch};
 use std::array;
 
 use fearless_simd::{Avx512, SimdBase, SimdInto, u8x64, u32x16};
@@ -27,22 +27,29 @@ where
     for start in (0..length).step_by(LANES) {
         // The last vector takes some again rather than reach beyond the end.
         let start = start.min(length.saturating_sub(LANES));
-        let mut vectors: [V; LANES] = array::from_fn(
+        let vectors: [V; LANES] = array::from_fn(
             #[inline(always)]
             |lane| load(lane, start),
         );
-        // Four perfect shuffles of sixteen rows are their transpose.
-        for _ in 0..4 {
-            let before = vectors;
-            for pair in 0..LANES / 2 {
-                let (low, high) = before[pair].interleave(before[pair + LANES / 2]);
-                (vectors[2 * pair], vectors[2 * pair + 1]) = (low, high);
-            }
-        }
+        let vectors = transpose(vectors);
         for (line, vector) in lines[start..].iter_mut().zip(vectors) {
             vector.store_slice(&mut line.0);
         }
     }
+}
+
+/// Sixteen rows of sixteen numbers turned over.
+#[inline(always)]
+pub(crate) fn transpose<V: SimdBase<Avx512>>(mut vectors: [V; LANES]) -> [V; LANES] {
+    // Four perfect shuffles of sixteen rows are their transpose.
+    for _ in 0..4 {
+        let before = vectors;
+        for pair in 0..LANES / 2 {
+            let (low, high) = before[pair].interleave(before[pair + LANES / 2]);
+            (vectors[2 * pair], vectors[2 * pair + 1]) = (low, high);
+        }
+    }
+    vectors
 }
 
 /// Sixteen numbers, or fewer with zeros behind them.
@@ -72,11 +79,11 @@ pub(crate) fn load_words(avx512: Avx512, bytes: &[u8]) -> u32x16<Avx512> {
 fearless_simd::kernel! {
     #[inline]
     fn fetch_line(avx512: Avx512, line: *const i8) {
-        _mm_prefetch::<_MM_HINT_T0>(line);
+        _mm_prefetch::<_MM_HINT_T1>(line);
     }
 }
 
-/// Lets the cache line of `element` be read, which will be wanted.
+/// Lets the cache line of `element` be read into the second cache, which has room for more that is on its way than the first.
 #[inline(always)]
 pub(crate) fn fetch<T>(avx512: Avx512, element: &T) {
     fetch_line(avx512, std::ptr::from_ref(element).cast());

@@ -1,4 +1,5 @@
 use std::ffi::CString;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use ort::AsPointer;
@@ -7,6 +8,7 @@ use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, Shape, TensorElementType};
 
 use crate::error::{Error, Inner, Result};
+use crate::huge_pages::{HugePages, Number, Piece};
 
 /// Inputs and outputs of one graph, bound once to memory that stays where it is.
 ///
@@ -42,16 +44,21 @@ struct Bound {
     slot: Slot,
 }
 
-/// Vectors, since their memory stays in place when the vector itself is moved.
 enum Memory {
-    Float(Vec<f32>),
+    Float(Values<f32>),
     /// Bits of 16-bit floats: only integers are had zeroed without being touched.
-    Half(Vec<u16>),
-    Byte(Vec<i8>),
-    Integer(Vec<i64>),
+    Half(Values<u16>),
+    Byte(Values<i8>),
+    Integer(Values<i64>),
     /// Memory that a provider has allocated.
     Device(DynTensor, Elements),
     Released,
+}
+
+/// Memory that stays in place when its owner is moved.
+enum Values<T> {
+    Heap(Vec<T>),
+    Pages(Piece<T>),
 }
 
 /// Type of the elements of a slot.
@@ -94,13 +101,19 @@ impl Binding {
         })
     }
 
-    /// Zeroed memory of `length` elements. The system commits pages only when they are first written.
-    pub(crate) fn allocate(&mut self, elements: Elements, length: usize) -> Result<Slot> {
+    /// Zeroed memory of `length` elements, of `pages` where they are given and to be had. The system commits pages only when
+    /// they are first written.
+    pub(crate) fn allocate(
+        &mut self,
+        elements: Elements,
+        length: usize,
+        pages: Option<&HugePages>,
+    ) -> Result<Slot> {
         let memory = match elements {
-            Elements::Float => zeroed(length).map(Memory::Float),
-            Elements::Half => zeroed(length).map(Memory::Half),
-            Elements::Byte => zeroed(length).map(Memory::Byte),
-            Elements::Integer => zeroed(length).map(Memory::Integer),
+            Elements::Float => Values::zeroed(length, pages).map(Memory::Float),
+            Elements::Half => Values::zeroed(length, pages).map(Memory::Half),
+            Elements::Byte => Values::zeroed(length, pages).map(Memory::Byte),
+            Elements::Integer => Values::zeroed(length, pages).map(Memory::Integer),
         }?;
         self.memory.push(memory);
         Ok(Slot(self.memory.len() - 1))
@@ -325,14 +338,39 @@ fn dimensions(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|size| *size as i64).collect()
 }
 
-/// Zeroed memory that is not touched yet, or an error where there is none.
-fn zeroed<T: Clone + Default>(length: usize) -> Result<Vec<T>> {
-    let bytes = (length as u64).saturating_mul(size_of::<T>() as u64);
-    // An absurd size is refused here. Below it, `vec!` of zeros takes pages that the system commits when written.
-    let mut probe = Vec::<T>::new();
-    probe
-        .try_reserve_exact(length)
-        .map_err(|_| Inner::OutOfMemory { bytes })?;
-    drop(probe);
-    Ok(vec![T::default(); length])
+impl<T: Number + Default> Values<T> {
+    /// Zeroed memory that is not touched yet, or an error where there is none.
+    fn zeroed(length: usize, pages: Option<&HugePages>) -> Result<Self> {
+        if let Some(piece) = pages.and_then(|pages| pages.zeroed(length)) {
+            return Ok(Self::Pages(piece));
+        }
+        let bytes = (length as u64).saturating_mul(size_of::<T>() as u64);
+        // An absurd size is refused here. Below it, `vec!` of zeros takes pages that the system commits when written.
+        let mut probe = Vec::<T>::new();
+        probe
+            .try_reserve_exact(length)
+            .map_err(|_| Inner::OutOfMemory { bytes })?;
+        drop(probe);
+        Ok(Self::Heap(vec![T::default(); length]))
+    }
+}
+
+impl<T: Number> Deref for Values<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::Heap(values) => values,
+            Self::Pages(values) => values,
+        }
+    }
+}
+
+impl<T: Number> DerefMut for Values<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match self {
+            Self::Heap(values) => values,
+            Self::Pages(values) => values,
+        }
+    }
 }

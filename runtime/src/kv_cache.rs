@@ -4,6 +4,7 @@ use ort::memory::Allocator;
 use crate::binding::{Bind, Binding, Elements, Slot};
 use crate::bundle::Bundle;
 use crate::error::{Inner, Result};
+use crate::huge_pages::HugePages;
 
 /// Sizes of a decoder's cache of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,13 +142,14 @@ impl KvCache {
 
     fn create(&mut self, binding: &mut Binding, capacity: usize) -> Result<()> {
         let shape = self.layout.shape(capacity);
+        let pages = HugePages::default();
         for layer in 0..self.layout.layers {
             let names = [
                 (contract::past_key(layer), contract::present_key(layer)),
                 (contract::past_value(layer), contract::present_value(layer)),
             ];
             for (past, present) in names {
-                let [slot, other] = self.allocate(binding, capacity)?;
+                let [slot, other] = self.allocate(binding, capacity, &pages)?;
                 let past = binding.bind_input(&past, slot, &shape)?;
                 let present = binding.bind_output(&present, other, &shape)?;
                 self.tensors.push(Tensor {
@@ -162,7 +164,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Moves every tensor to larger memory, one after another, so that only one is there twice.
+    /// Moves every tensor to larger memory, one after another, so that only one is there twice, or a region of huge pages.
     fn grow(&mut self, binding: &mut Binding, capacity: usize, filled: usize) -> Result<()> {
         let (heads, width) = (self.layout.heads, self.layout.head_dim);
         let stride = |tokens| tokens * width;
@@ -170,9 +172,10 @@ impl KvCache {
             Place::Behind => (stride(self.capacity), stride(capacity), stride(filled)),
             Place::Joined => (stride(self.dense), stride(self.dense), stride(self.dense)),
         };
+        let pages = HugePages::default();
         for index in 0..self.tensors.len() {
             let old = self.tensors[index];
-            let [slot, other] = self.allocate(binding, capacity)?;
+            let [slot, other] = self.allocate(binding, capacity, &pages)?;
             let rows = (0..heads).map(|head| (head * old_stride, head * new_stride, filled));
             binding.copy(old.slot, slot, rows);
             binding.move_to(old.past, slot, &self.layout.shape(capacity))?;
@@ -218,12 +221,12 @@ impl KvCache {
     }
 
     /// Memory to read from and to write to, the same where new rows are written behind the old ones.
-    fn allocate(&self, binding: &mut Binding, capacity: usize) -> Result<[Slot; 2]> {
+    fn allocate(&self, binding: &mut Binding, capacity: usize, pages: &HugePages) -> Result<[Slot; 2]> {
         let shape = self.layout.shape(capacity);
         let elements = self.layout.elements;
         let mut memory = || match &self.device {
             Some(allocator) => binding.allocate_on_device(allocator, elements, &shape),
-            None => binding.allocate(elements, shape.iter().product()),
+            None => binding.allocate(elements, shape.iter().product(), Some(pages)),
         };
         let slot = memory()?;
         match self.layout.place {

@@ -15,7 +15,7 @@ use ort::value::{
 };
 
 use crate::bundle::Bundle;
-use crate::huge_pages::{Copied, HugePages};
+use crate::huge_pages::{HugePages, Number, Piece};
 use crate::operator_tensors::{given, optional, output};
 use crate::provider::Device;
 
@@ -108,7 +108,7 @@ impl Operator for MatMulNBits {
 }
 
 /// What a weight's tensors are made of.
-trait Element: PrimitiveTensorElementType + IntoTensorElementType + Copy + Debug + Send + Sync {}
+trait Element: PrimitiveTensorElementType + IntoTensorElementType + Number + Debug {}
 
 impl Element for u8 {}
 impl Element for f32 {}
@@ -117,7 +117,7 @@ impl Element for f32 {}
 enum Memory<'a, T: Element> {
     /// In the mapped file.
     Mapped(ValueRef<'a, TensorValueType<T>>),
-    Copied(Copied<T>),
+    Copied(Piece<T>),
 }
 
 impl<'a, T: Element> Memory<'a, T> {

@@ -181,11 +181,11 @@ impl Logits {
             false => (1, contract::LOGITS),
         };
         // Pages of rows that nobody asks for are never touched.
-        let slot = binding.allocate(Elements::Float, longest * sizes.vocabulary)?;
+        let slot = binding.allocate(Elements::Float, longest * sizes.vocabulary, None)?;
         let output = binding.bind_output(name, slot, &[1, 1, sizes.vocabulary])?;
         let scored = match several {
             true => {
-                let count = binding.allocate(Elements::Integer, 1)?;
+                let count = binding.allocate(Elements::Integer, 1, None)?;
                 binding.integers(count)[0] = 1;
                 let input = binding.bind_input(contract::SCORED_POSITIONS, count, &[1])?;
                 Some((count, input, output))
@@ -226,7 +226,7 @@ impl Sizes {
 }
 
 fn input(binding: &mut Binding, name: &str, elements: Elements, shape: &[usize]) -> Result<(Slot, Bind)> {
-    let slot = binding.allocate(elements, shape.iter().product())?;
+    let slot = binding.allocate(elements, shape.iter().product(), None)?;
     Ok((slot, binding.bind_input(name, slot, shape)?))
 }
 
@@ -346,7 +346,7 @@ impl Embedder {
             Elements::Integer,
             &[1, sizes.chunk],
         )?;
-        let embeds = binding.allocate(Elements::Float, sizes.chunk * sizes.hidden)?;
+        let embeds = binding.allocate(Elements::Float, sizes.chunk * sizes.hidden, None)?;
         let bind = binding.bind_output(contract::INPUTS_EMBEDS, embeds, &sizes.embeds(sizes.chunk))?;
         Ok(Self {
             binding,

@@ -1,6 +1,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fearless_simd::{Level, Simd, dispatch};
 
 use crate::Tasks;
 use crate::attention::Heads;
@@ -20,7 +22,7 @@ const FEW_TOKENS: usize = 32;
 
 /// Keys in one task of few tokens, up to [`FIRST_KEYS`] and behind them. Where tasks begin depends on nothing else, so that
 /// sums do not depend on how many tokens come together.
-const TASK_KEYS: usize = 128;
+const TASK_KEYS: usize = 256;
 const LATER_TASK_KEYS: usize = 512;
 const FIRST_KEYS: usize = 2048;
 
@@ -181,33 +183,48 @@ impl Attention {
             .iter()
             .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner))
             .collect();
-        for row in 0..tokens.len() * group {
+        let scales = scales.map(|scales| &scales[head * dim..(head + 1) * dim]);
+        dispatch!(Level::new(), simd => for row in 0..tokens.len() * group {
             let start = ((tokens.start + row / group) * query + head * group + row % group) * dim;
-            let out = &mut out[start..start + dim];
-            let largest = parts.iter().fold(f32::NEG_INFINITY, |largest, part| {
-                largest.max(part.softmax[row].largest)
-            });
-            let weight = |softmax: RunningSoftmax| match softmax.largest {
-                f32::NEG_INFINITY => 0.0,
-                own => fast_exp(own - largest),
-            };
-            let sum: f32 = parts
-                .iter()
-                .map(|part| weight(part.softmax[row]) * part.softmax[row].sum)
-                .sum();
-            out.fill(0.0);
-            for part in &parts {
-                let weight = weight(part.softmax[row]) / sum;
-                let taken = &part.taken[row * dim..(row + 1) * dim];
-                out.iter_mut()
-                    .zip(taken)
-                    .for_each(|(out, taken)| *out += weight * taken);
-            }
-            if let Some(scales) = scales {
-                let scales = &scales[head * dim..(head + 1) * dim];
-                out.iter_mut().zip(scales).for_each(|(out, scale)| *out *= scale);
-            }
-        }
+            join_row(simd, &parts, row, scales, &mut out[start..start + dim]);
+        });
+    }
+}
+
+/// Joins what was found out for a row.
+#[inline(always)]
+fn join_row<S: Simd>(
+    _: S,
+    parts: &[MutexGuard<'_, Part>],
+    row: usize,
+    scales: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let dim = out.len();
+    let largest = parts.iter().fold(f32::NEG_INFINITY, |largest, part| {
+        largest.max(part.softmax[row].largest)
+    });
+    let weight = |softmax: RunningSoftmax| match softmax.largest {
+        f32::NEG_INFINITY => 0.0,
+        own => fast_exp(own - largest),
+    };
+    let mut sum = 0.0;
+    out.fill(0.0);
+    for part in parts {
+        let weight = weight(part.softmax[row]);
+        sum += weight * part.softmax[row].sum;
+        let taken = &part.taken[row * dim..(row + 1) * dim];
+        out.iter_mut()
+            .zip(taken)
+            .for_each(|(out, taken)| *out += weight * taken);
+    }
+    let inverse = sum.recip();
+    match scales {
+        Some(scales) => out
+            .iter_mut()
+            .zip(scales)
+            .for_each(|(out, scale)| *out *= inverse * scale),
+        None => out.iter_mut().for_each(|out| *out *= inverse),
     }
 }
 

@@ -1,18 +1,19 @@
-//! Tiles of keys and values of 8 bits, multiplied as integers: twice the products of floats in an instruction, and nothing to
-//! widen but once a tile. Queries and weights are rounded to 16 bits, which changes less than sums of floats in another order.
+//! Tiles of keys and values of 8 bits, multiplied as integers: as many products of bytes in an instruction as it has bytes, and
+//! nothing to widen. Queries and weights are rounded to 16 bits, which changes less than sums of floats in another order, and
+//! multiplied as two bytes, the higher first.
 
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm256_shufflehi_epi16, _mm256_shufflelo_epi16, _mm512_castsi512_si256,
-    _mm512_cvtepi8_epi16, _mm512_cvtepi32_epi16, _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64,
-    _mm512_set1_epi32, _mm512_slli_epi16, _mm512_srai_epi16, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
+    __m128i, __m512i, _mm512_cvtepi32_epi8, _mm512_dpbusd_epi32, _mm512_unpackhi_epi8, _mm512_unpackhi_epi16,
+    _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
+use std::ops::Range;
 
 use fearless_simd::{
-    Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, SimdMask, f32x16, i8x64, i32x8, i32x16, u32x16,
+    Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, SimdMask, f32x16, i8x64, i32x4, i32x16, u32x16,
 };
 
 use crate::attention::tile::KEYS;
-use crate::lines::{LANES, Line, WORD, fetch, load, turn};
+use crate::lines::{LANES, Line, WORD, fetch, transpose};
 
 /// Rows that are multiplied together.
 const ROWS: usize = 6;
@@ -20,31 +21,36 @@ const ROWS: usize = 6;
 /// Lines that are multiplied together: those of a tile of keys, or of 64 channels.
 const LINES: usize = 4;
 
-/// Channels of as many lines.
+/// Channels of as many lines, whose bytes are what memory gives at once.
 const CHANNELS: usize = LINES * LANES;
 
-/// Pairs of as many numbers as a line has.
-const PAIRS: usize = LANES / 2;
+/// The largest levels of 16 bits, of queries, which have a sign, and of weights.
+const LARGEST_QUERY: f32 = 32_639.0;
+const LARGEST_WEIGHT: f32 = 65_535.0;
 
-/// Bytes that memory gives at once.
-const CACHE_LINE: usize = 64;
-
-/// The largest level of 16 bits.
-const LARGEST: f32 = 32_767.0;
+/// What is added to keys, whose products are of bytes without a sign.
+const KEY_OFFSET: u32 = 0x8080_8080;
 
 /// Memory of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct IntegerRoom {
-    /// Queries in pairs of 16 bits, `[rows, dim / 2]`, and a scale for each row.
-    queries: Vec<i32>,
+    queries: Halves,
+    /// What the keys' offset adds to the products of each row, less than nothing.
+    starts: Vec<i32>,
+    /// A scale for each row of queries.
     scales: Vec<f32>,
-    /// Weights in pairs, `[rows, KEYS / 2]`.
-    weights: Vec<i32>,
-    turned: Vec<Line<u32>>,
-    /// Pairs of channels of keys, `[dim / 2, KEYS]`.
-    keys: Vec<Line<i32>>,
-    /// Pairs of values, `[dim / 64, KEYS / 2, 64]`.
-    values: Vec<Line<i32>>,
+    weights: Halves,
+    /// Words of four channels of keys, `[dim / 4, KEYS]`.
+    keys: Vec<Line<u32>>,
+    /// Words of four values of a channel, `[KEYS / 4, CHANNELS]`.
+    values: Vec<Line<u32>>,
+}
+
+/// Rows of numbers of 16 bits in words of four bytes: the higher ones and the lower ones.
+#[derive(Debug, Default)]
+struct Halves {
+    high: Vec<i32>,
+    low: Vec<i32>,
 }
 
 /// Whether heads of `dim` channels can be multiplied so.
@@ -57,12 +63,10 @@ impl IntegerRoom {
     /// Takes queries `[rows, dim]` of all tiles.
     #[inline(always)]
     pub(crate) fn take_queries(&mut self, avx512: Avx512, queries: &[f32], dim: usize) {
-        self.queries.resize(queries.len() / 2, 0);
+        self.queries.resize(queries.len());
         self.scales.clear();
-        for (row, pairs) in queries
-            .chunks_exact(dim)
-            .zip(self.queries.chunks_exact_mut(dim / 2))
-        {
+        self.starts.clear();
+        for (index, row) in queries.chunks_exact(dim).enumerate() {
             let mut largest = f32x16::splat(avx512, 0.0);
             let mut spoilt = largest.is_nan();
             for values in row.as_chunks::<LANES>().0 {
@@ -71,26 +75,30 @@ impl IntegerRoom {
                 spoilt |= values.is_nan();
             }
             let largest = largest.reduce_max();
-            let inverse = if largest > 0.0 { LARGEST / largest } else { 0.0 };
-            let lines = row
-                .as_chunks::<LANES>()
-                .0
-                .iter()
-                .zip(pairs.as_chunks_mut::<PAIRS>().0);
-            for (values, pairs) in lines {
-                *pairs = like_keys(avx512, round(avx512, values, inverse));
+            let inverse = if largest > 0.0 {
+                LARGEST_QUERY / largest
+            } else {
+                0.0
+            };
+            let mut sums = i32x16::splat(avx512, 0);
+            for (line, values) in row.as_chunks::<LANES>().0.iter().enumerate() {
+                let levels = round(avx512, values, inverse);
+                sums += levels;
+                // The lower byte has a sign too.
+                let high = (levels + 128) >> 8;
+                self.queries.put(avx512, index * dim + line * LANES, high, levels);
             }
+            self.starts.push(-128 * sums.reduce_sum());
             // What is no number is not lost in rounding.
             self.scales.push(if spoilt.any_true() {
                 f32::NAN
             } else {
-                largest / LARGEST
+                largest / LARGEST_QUERY
             });
         }
     }
 
-    /// Scores of all rows with a tile's `keys` `[count, dim]`, `[rows, KEYS]`; those behind the last key are of no meaning. Memory is
-    /// asked for keys that are `later`.
+    /// Scores of all rows with a tile's `keys` `[KEYS, dim]`, `[rows, KEYS]`. Memory is asked for keys that are `later`.
     #[inline(always)]
     pub(crate) fn score(
         &mut self,
@@ -100,35 +108,33 @@ impl IntegerRoom {
         dim: usize,
         scores: &mut [f32],
     ) {
-        let last = keys.len() / dim - 1;
-        let words = dim / WORD;
-        self.keys.resize(dim / 2 * LINES, Line::default());
-        for group in 0..LINES {
-            ask_for(avx512, later, group * LANES * dim..(group + 1) * LANES * dim);
-            let row = |lane: usize| &keys[(group * LANES + lane).min(last) * dim..][..dim];
-            turn(
-                &mut self.turned,
-                words,
-                #[inline(always)]
-                |lane, start| {
-                    let bytes = start * WORD..(start + LANES) * WORD;
-                    let bytes: __m512i = load::<i8x64<Avx512>>(avx512, &row(lane)[bytes]).into();
+        let (parts, words) = (dim / CHANNELS, dim / WORD);
+        let later = later.as_chunks::<CHANNELS>().0;
+        self.keys.resize(words * LINES, Line::default());
+        let groups = keys.as_chunks::<CHANNELS>().0.chunks_exact(LANES * parts);
+        for (group, keys) in groups.enumerate() {
+            for part in 0..parts {
+                let mut rows = [u32x16::splat(avx512, 0); LANES];
+                for lane in 0..LANES {
+                    let place = lane * parts + part;
+                    if let Some(line) = later.get(group * LANES * parts + place) {
+                        fetch(avx512, line);
+                    }
+                    let bytes: __m512i = i8x64::from_slice(avx512, &keys[place]).into();
                     let words: u32x16<Avx512> = bytes.simd_into(avx512);
-                    words
-                },
-            );
-            for (word, line) in self.turned[..words].iter().enumerate() {
-                let words = u32x16::from_slice(avx512, &line.0);
-                let [even, odd] = pairs_of_bytes(avx512, words.into());
-                store(avx512, even, &mut self.keys[2 * word * LINES + group]);
-                store(avx512, odd, &mut self.keys[(2 * word + 1) * LINES + group]);
+                    rows[lane] = words ^ KEY_OFFSET;
+                }
+                let lines = self.keys[part * LANES * LINES..].as_chunks_mut::<LINES>().0;
+                for (lines, words) in lines.iter_mut().zip(transpose(rows)) {
+                    words.store_slice(&mut lines[group].0);
+                }
             }
         }
-        let rows = scores
-            .chunks_mut(ROWS * KEYS)
-            .zip(self.queries.chunks(ROWS * dim / 2));
-        for ((scores, queries), scales) in rows.zip(self.scales.chunks(ROWS)) {
-            let sums = multiply(avx512, scales.len(), queries, &self.keys);
+        let rows = scores.chunks_mut(ROWS * KEYS).zip(self.scales.chunks(ROWS));
+        for (index, (scores, scales)) in rows.enumerate() {
+            let rows = index * ROWS..index * ROWS + scales.len();
+            let starts = &self.starts[rows.clone()];
+            let sums = multiply::<true>(avx512, self.queries.rows(rows, words), starts, &self.keys);
             for (row, scale) in scales.iter().enumerate() {
                 for line in 0..LINES {
                     let sums: f32x16<Avx512> = sums[row][line].to_float();
@@ -138,8 +144,8 @@ impl IntegerRoom {
         }
     }
 
-    /// Adds what rows take of a tile's `values` `[count, dim]` by `weights` `[rows, KEYS]`, which are at most 1 and 0 behind the
-    /// last value. Memory is asked for values that are `later`.
+    /// Adds what rows take of a tile's `values` `[KEYS, dim]` by `weights` `[rows, KEYS]`, which are at most 1. What is `taken` is in
+    /// another order until [`put_in_order`]. Memory is asked for values that are `later`.
     #[inline(always)]
     pub(crate) fn add(
         &mut self,
@@ -150,62 +156,44 @@ impl IntegerRoom {
         dim: usize,
         taken: &mut [f32],
     ) {
-        self.weights.resize(weights.len() / 2, 0);
-        let lines = weights.as_chunks::<LANES>().0.iter();
-        for (weights, pairs) in lines.zip(self.weights.as_chunks_mut::<PAIRS>().0) {
-            *pairs = round(avx512, weights, LARGEST);
+        self.weights.resize(weights.len());
+        for (line, weights) in weights.as_chunks::<LANES>().0.iter().enumerate() {
+            let levels = round(avx512, weights, LARGEST_WEIGHT);
+            self.weights.put(avx512, line * LANES, levels >> 8, levels);
         }
-        let count = values.len() / dim;
-        for first in (0..dim).step_by(CHANNELS) {
-            self.values.resize(KEYS / 2 * LINES, Line::default());
-            let used = count.div_ceil(2);
-            for (index, lines) in self.values.as_chunks_mut::<LINES>().0[..used]
-                .iter_mut()
-                .enumerate()
-            {
-                ask_for(
-                    avx512,
-                    later,
-                    2 * index * dim + first..2 * index * dim + first + CHANNELS,
-                );
-                ask_for(
-                    avx512,
-                    later,
-                    (2 * index + 1) * dim + first..(2 * index + 1) * dim + first + CHANNELS,
-                );
-                let row = |index: usize| {
-                    let row = &values[index.min(count - 1) * dim + first..][..CHANNELS];
-                    i8x64::from_slice(avx512, row).into()
-                };
-                for (line, pairs) in
-                    lines
-                        .iter_mut()
-                        .zip(pairs_of_rows(avx512, row(2 * index), row(2 * index + 1)))
-                {
-                    store(avx512, pairs, line);
+        let parts = dim / CHANNELS;
+        let values = values.as_chunks::<CHANNELS>().0;
+        let later = later.as_chunks::<CHANNELS>().0;
+        self.values.resize(KEYS / WORD * LINES, Line::default());
+        for part in 0..parts {
+            let lines = self.values.as_chunks_mut::<LINES>().0.iter_mut();
+            for ((index, values), lines) in values.chunks_exact(WORD * parts).enumerate().zip(lines) {
+                let mut rows: [__m512i; WORD] = [i8x64::splat(avx512, 0).into(); WORD];
+                for row in 0..WORD {
+                    let place = row * parts + part;
+                    if let Some(line) = later.get(index * WORD * parts + place) {
+                        fetch(avx512, line);
+                    }
+                    rows[row] = i8x64::from_slice(avx512, &values[place]).into();
+                }
+                let words = words_of_rows(avx512, rows);
+                for line in 0..LINES {
+                    let words: u32x16<Avx512> = words[line].simd_into(avx512);
+                    words.store_slice(&mut lines[line].0);
                 }
             }
-            let lines = &self.values[..used * LINES];
-            let rows = self
-                .weights
-                .chunks(ROWS * KEYS / 2)
-                .zip(taken.chunks_mut(ROWS * dim));
-            for (weights, taken) in rows {
-                let sums = multiply(avx512, taken.len() / dim, weights, lines);
+            for (index, taken) in taken.chunks_mut(ROWS * dim).enumerate() {
+                let rows = index * ROWS..index * ROWS + taken.len() / dim;
+                let starts = &[0; ROWS][..rows.len()];
+                let weights = self.weights.rows(rows, KEYS / WORD);
+                let sums = multiply::<false>(avx512, weights, starts, &self.values);
                 for (row, taken) in taken.chunks_exact_mut(dim).enumerate() {
-                    let taken = &mut taken[first..][..CHANNELS];
                     for line in 0..LINES {
+                        let taken = &mut taken[part * CHANNELS + line * LANES..][..LANES];
                         let sums: f32x16<Avx512> = sums[row][line].to_float();
-                        let sums = sums * LARGEST.recip();
-                        // Halves of two lines alternate, see `pairs_of_rows`.
-                        let start = line / 2 * 2 * LANES + line % 2 * LANES / 2;
-                        for half in 0..2 {
-                            let taken = &mut taken[start + half * LANES..][..LANES / 2];
-                            let sums = &sums.as_slice()[half * LANES / 2..][..LANES / 2];
-                            for channel in 0..LANES / 2 {
-                                taken[channel] += sums[channel];
-                            }
-                        }
+                        let before = f32x16::from_slice(avx512, taken);
+                        sums.mul_add(f32x16::splat(avx512, LARGEST_WEIGHT.recip()), before)
+                            .store_slice(taken);
                     }
                 }
             }
@@ -213,50 +201,65 @@ impl IntegerRoom {
     }
 }
 
-/// Lets some of `bytes` be read, which will be wanted.
-#[inline(always)]
-fn ask_for(avx512: Avx512, bytes: &[i8], wanted: std::ops::Range<usize>) {
-    for byte in bytes.get(wanted).unwrap_or_default().iter().step_by(CACHE_LINE) {
-        fetch(avx512, byte);
+/// Puts channels in order of what [`IntegerRoom::add`] has added up.
+pub(crate) fn put_in_order(taken: &mut [f32]) {
+    for channels in taken.as_chunks_mut::<CHANNELS>().0 {
+        let mixed = *channels;
+        for (index, words) in mixed.as_chunks::<WORD>().0.iter().enumerate() {
+            // See `words_of_rows`.
+            let (line, part) = (index / LINES, index % LINES);
+            channels[part * LANES + line * WORD..][..WORD].copy_from_slice(words);
+        }
     }
 }
 
-/// Sixteen numbers times `factor`, rounded, in pairs of 16 bits.
+impl Halves {
+    fn resize(&mut self, numbers: usize) {
+        self.high.resize(numbers / WORD, 0);
+        self.low.resize(numbers / WORD, 0);
+    }
+
+    /// Puts sixteen numbers where the `first` of them is to be: the lowest bytes of `high` and `low`.
+    #[inline(always)]
+    fn put(&mut self, avx512: Avx512, first: usize, high: i32x16<Avx512>, low: i32x16<Avx512>) {
+        for (words, numbers) in [(&mut self.high, high), (&mut self.low, low)] {
+            let bytes: i32x4<Avx512> = lowest_bytes(avx512, numbers.into()).simd_into(avx512);
+            bytes.store_slice(&mut words[first / WORD..][..LANES / WORD]);
+        }
+    }
+
+    /// Some rows of `words` words each.
+    #[inline(always)]
+    fn rows(&self, rows: Range<usize>, words: usize) -> [&[i32]; 2] {
+        let words = rows.start * words..rows.end * words;
+        [&self.high[words.clone()], &self.low[words]]
+    }
+}
+
+/// Sixteen numbers times `factor`, rounded.
 #[inline(always)]
-fn round(avx512: Avx512, numbers: &[f32; LANES], factor: f32) -> [i32; PAIRS] {
+fn round(avx512: Avx512, numbers: &[f32; LANES], factor: f32) -> i32x16<Avx512> {
     let levels = (f32x16::from_slice(avx512, numbers) * factor).round_ties_even();
-    let levels: i32x16<Avx512> = levels.to_int_precise();
-    let pairs: i32x8<Avx512> = narrow(avx512, levels.into()).simd_into(avx512);
-    pairs.to_array()
+    levels.to_int_precise()
 }
 
-/// Pairs of channels as [`pairs_of_bytes`] makes them: of four, the first with the third and the second with the fourth.
+/// Products of rows of words with lines of words, `[words, LINES]`, and what each row starts with. Of rows and lines, one has
+/// bytes with a sign: the rows where `SIGNED`.
 #[inline(always)]
-fn like_keys(avx512: Avx512, pairs: [i32; PAIRS]) -> [i32; PAIRS] {
-    let pairs = i32x8::from_slice(avx512, &pairs);
-    let pairs: i32x8<Avx512> = swap_inner(avx512, pairs.into()).simd_into(avx512);
-    pairs.to_array()
-}
-
-#[inline(always)]
-fn store(avx512: Avx512, vector: __m512i, line: &mut Line<i32>) {
-    let vector: i32x16<Avx512> = vector.simd_into(avx512);
-    vector.store_slice(&mut line.0);
-}
-
-/// Products of `rows` rows of pairs with lines of pairs, `[pairs, LINES]`.
-#[inline(always)]
-fn multiply(
+fn multiply<const SIGNED: bool>(
     avx512: Avx512,
-    rows: usize,
-    pairs: &[i32],
-    lines: &[Line<i32>],
+    halves: [&[i32]; 2],
+    starts: &[i32],
+    lines: &[Line<u32>],
 ) -> [[i32x16<Avx512>; LINES]; ROWS] {
     let mut sums = [[i32x16::splat(avx512, 0); LINES]; ROWS];
     macro_rules! multiply {
         ($($rows:literal)*) => {
-            match rows {
-                $($rows => sums[..$rows].copy_from_slice(&multiply_rows::<$rows>(avx512, pairs, lines)),)*
+            match starts.len() {
+                $($rows => {
+                    let products = multiply_rows::<$rows, SIGNED>(avx512, halves, starts, lines);
+                    sums[..$rows].copy_from_slice(&products);
+                })*
                 _ => {}
             }
         };
@@ -266,74 +269,84 @@ fn multiply(
 }
 
 #[inline(always)]
-fn multiply_rows<const R: usize>(
+fn multiply_rows<const R: usize, const SIGNED: bool>(
     avx512: Avx512,
-    pairs: &[i32],
-    lines: &[Line<i32>],
+    [high, low]: [&[i32]; 2],
+    starts: &[i32],
+    lines: &[Line<u32>],
 ) -> [[i32x16<Avx512>; LINES]; R] {
-    let lines = lines.as_chunks::<LINES>().0;
-    let stride = pairs.len() / R;
-    let mut rows = [&pairs[..lines.len()]; R];
-    for row in 1..R {
-        rows[row] = &pairs[row * stride..][..lines.len()];
-    }
     let mut sums = [[i32x16::splat(avx512, 0); LINES]; R];
-    for (index, lines) in lines.iter().enumerate() {
+    add_products::<R, SIGNED>(avx512, &mut sums, high, lines);
+    for row in 0..R {
         for line in 0..LINES {
-            let numbers = i32x16::from_slice(avx512, &lines[line].0);
-            for row in 0..R {
-                sums[row][line] =
-                    dot(avx512, sums[row][line].into(), numbers.into(), rows[row][index]).simd_into(avx512);
-            }
+            sums[row][line] = (sums[row][line] << 8) + starts[row];
         }
     }
+    add_products::<R, SIGNED>(avx512, &mut sums, low, lines);
     sums
 }
 
+#[inline(always)]
+fn add_products<const R: usize, const SIGNED: bool>(
+    avx512: Avx512,
+    sums: &mut [[i32x16<Avx512>; LINES]; R],
+    words: &[i32],
+    lines: &[Line<u32>],
+) {
+    let lines = lines.as_chunks::<LINES>().0;
+    let stride = words.len() / R;
+    let mut rows = [&words[..lines.len()]; R];
+    for row in 1..R {
+        rows[row] = &words[row * stride..][..lines.len()];
+    }
+    for (index, lines) in lines.iter().enumerate() {
+        let mut numbers: [__m512i; LINES] = [i32x16::splat(avx512, 0).into(); LINES];
+        for line in 0..LINES {
+            numbers[line] = u32x16::from_slice(avx512, &lines[line].0).into();
+        }
+        for row in 0..R {
+            let word: __m512i = i32x16::splat(avx512, rows[row][index]).into();
+            for line in 0..LINES {
+                let sum = sums[row][line].into();
+                let sum = match SIGNED {
+                    true => dot(avx512, sum, numbers[line], word),
+                    false => dot(avx512, sum, word, numbers[line]),
+                };
+                sums[row][line] = sum.simd_into(avx512);
+            }
+        }
+    }
+}
+
 fearless_simd::kernel! {
-    /// Adds to each sum the products of a pair with a pair.
+    /// Adds to each sum the products of four bytes with four that have a sign.
     #[inline]
-    fn dot(avx512: Avx512, sums: __m512i, numbers: __m512i, pair: i32) -> __m512i {
-        _mm512_dpwssd_epi32(sums, numbers, _mm512_set1_epi32(pair))
+    fn dot(avx512: Avx512, sums: __m512i, bytes: __m512i, signed: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(sums, bytes, signed)
     }
 }
 
 fearless_simd::kernel! {
     #[inline]
-    fn narrow(avx512: Avx512, levels: __m512i) -> __m256i {
-        _mm512_cvtepi32_epi16(levels)
+    fn lowest_bytes(avx512: Avx512, numbers: __m512i) -> __m128i {
+        _mm512_cvtepi32_epi8(numbers)
     }
 }
 
 fearless_simd::kernel! {
+    /// Four rows of 64 bytes in words of four. Of every sixteen channels, the first line has the first four, the second line the
+    /// second four, and so on.
     #[inline]
-    fn swap_inner(avx512: Avx512, pairs: __m256i) -> __m256i {
-        _mm256_shufflehi_epi16::<0b11_01_10_00>(_mm256_shufflelo_epi16::<0b11_01_10_00>(pairs))
-    }
-}
-
-fearless_simd::kernel! {
-    /// Of words of four bytes, the first with the third and the second with the fourth.
-    #[inline]
-    fn pairs_of_bytes(avx512: Avx512, words: __m512i) -> [__m512i; 2] {
-        [_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(words)), _mm512_srai_epi16::<8>(words)]
-    }
-}
-
-fearless_simd::kernel! {
-    /// Each byte of a row with that of another. Two lines have the channels of 32: the first eight, then the third eight in one,
-    /// the second and the fourth eight in the other.
-    #[inline]
-    fn pairs_of_rows(avx512: Avx512, first: __m512i, second: __m512i) -> [__m512i; 4] {
-        let low = _mm512_unpacklo_epi8(first, second);
-        let high = _mm512_unpackhi_epi8(first, second);
-        let front = |pairs: __m512i| -> __m256i { _mm512_castsi512_si256(pairs) };
-        let back = |pairs: __m512i| -> __m256i { _mm512_extracti64x4_epi64::<1>(pairs) };
+    fn words_of_rows(avx512: Avx512, rows: [__m512i; 4]) -> [__m512i; 4] {
+        let [low, high] = [
+            [_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpacklo_epi8(rows[2], rows[3])],
+            [_mm512_unpackhi_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[2], rows[3])],
+        ];
         [
-            _mm512_cvtepi8_epi16(front(low)),
-            _mm512_cvtepi8_epi16(front(high)),
-            _mm512_cvtepi8_epi16(back(low)),
-            _mm512_cvtepi8_epi16(back(high)),
+            _mm512_unpacklo_epi16(low[0], low[1]),
+            _mm512_unpackhi_epi16(low[0], low[1]),
+            _mm512_unpacklo_epi16(high[0], high[1]),
+            _mm512_unpackhi_epi16(high[0], high[1]),
         ]
     }
 }

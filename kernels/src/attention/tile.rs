@@ -153,11 +153,21 @@ impl RowsOverKeys<'_, i8> {
         } = &mut *self.room;
         scores.resize(self.softmax.len() * KEYS, 0.0);
         integers.take_queries(avx512, queries, dim);
+        let mut last = [const { Vec::new() }; 2];
         for start in self.range.clone().step_by(KEYS) {
             let count = KEYS.min(self.range.end - start);
             let tile = start * dim..(start + count) * dim;
-            let later = tile.end..(tile.end + KEYS * dim).min(keys.len());
-            integers.score(avx512, &keys[tile.clone()], &keys[later.clone()], dim, scores);
+            // The tile behind the next one, since memory takes longer than a tile.
+            let later = (tile.end + KEYS * dim).min(keys.len())..keys.len();
+            let (mut tile_keys, mut tile_values) = (&keys[tile.clone()], &values[tile]);
+            if count < KEYS {
+                for (last, tile) in last.iter_mut().zip([&mut tile_keys, &mut tile_values]) {
+                    last.extend_from_slice(tile);
+                    last.resize(KEYS * dim, 0);
+                    *tile = last;
+                }
+            }
+            integers.score(avx512, tile_keys, &keys[later.clone()], dim, scores);
             weigh(
                 avx512,
                 start,
@@ -168,8 +178,9 @@ impl RowsOverKeys<'_, i8> {
                 self.softmax,
                 self.taken,
             );
-            integers.add(avx512, scores, &values[tile], &values[later], dim, self.taken);
+            integers.add(avx512, scores, tile_values, &values[later], dim, self.taken);
         }
+        integer_tile::put_in_order(self.taken);
     }
 }
 
