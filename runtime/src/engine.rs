@@ -228,15 +228,15 @@ impl EngineBuilder {
     }
 
     /// Whether a device has the memory and, if it is a card, computes right.
-    fn check(&self, bundle: &Bundle, settings: &GraphSettings) -> Result<()> {
+    fn check(&self, bundle: &Bundle, settings: &GraphSettings, shelf: Option<&EngineShelf>) -> Result<()> {
         if !self.ignore_memory {
             let estimate = MemoryEstimate::of(bundle, USUAL_TOKENS, self.chunk(bundle));
             check_memory(bundle, settings.device, &estimate)?;
         }
-        match settings.device {
-            Device::Cuda(_) => self_test(settings),
-            // Engines are built for the card that they run on.
-            _ => Ok(()),
+        match shelf {
+            Some(shelf) => shelf.self_test(settings),
+            None if matches!(settings.device, Device::Cuda(_)) => self_test(settings),
+            None => Ok(()),
         }
     }
 
@@ -292,7 +292,7 @@ impl EngineBuilder {
         let mut decoder = Err(Inner::Cancelled.into());
         for device in candidates {
             settings.device = device;
-            decoder = match self.check(bundle, &settings) {
+            decoder = match self.check(bundle, &settings, shelf.as_ref()) {
                 Ok(()) => {
                     settings.threads = self.chosen_threads(bundle, &settings)?;
                     load(self, contract::DECODER, &settings)

@@ -8,6 +8,10 @@ use crate::engine_cache::{EngineCache, EngineState, Fingerprint};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphSettings};
 use crate::provider::{Device, tensorrt_rtx};
+use crate::self_test::self_test;
+
+/// What the small graph is called among engines.
+const SELF_TEST: &str = "self_test";
 
 /// Where the engines of a bundle's graphs come from, on one card.
 pub(crate) struct EngineShelf {
@@ -100,6 +104,27 @@ impl EngineShelf {
         fingerprint
     }
 
+    /// Has the card compute a small graph, whose engine is kept as others are: built once for a card and its libraries.
+    ///
+    /// # Errors
+    /// The provider cannot be had, or the card computes nothing or something else than the processor.
+    pub(crate) fn self_test(&self, settings: &GraphSettings) -> Result<()> {
+        let mut fingerprint = self.common.clone();
+        (fingerprint.bundle, fingerprint.graph) = (String::new(), SELF_TEST.to_owned());
+        let with_engine = |folder: &Path| {
+            self_test(&GraphSettings {
+                engines: Some(folder.to_owned()),
+                plugin: self.plugin.clone(),
+                ..settings.clone()
+            })
+        };
+        if self.device == Device::TensorRtRtx {
+            return with_engine(&self.cache.compiled_folder(&fingerprint)?);
+        }
+        let state = self.cache.state(&fingerprint);
+        self.cache.load(&fingerprint, &state, with_engine)
+    }
+
     /// Loads a graph with its engine, or builds one; `building` is called before, with the reason where an engine was there.
     ///
     /// # Errors
@@ -149,5 +174,58 @@ mod tests {
         assert!(is_of_library("1.7.1", "1.7.1"));
         assert!(!is_of_library("1.7.10.3", "1.7.1"));
         assert!(!is_of_library("1.8.0.9", "1.7.1"));
+    }
+
+    #[test]
+    #[ignore = "needs ONNX Runtime; scripts/check fetches it and runs this"]
+    fn a_card_is_tested_once_and_one_that_fails_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = |device: Device, driver: &str| EngineShelf {
+            cache: EngineCache::new(folder.path(), u64::MAX),
+            device,
+            common: Fingerprint {
+                bundle: "any".to_owned(),
+                graph: String::new(),
+                precision: lwv_model::Precision::Fp16,
+                profiles: std::collections::BTreeMap::new(),
+                provider: device.to_string(),
+                onnxruntime: "1.32".to_owned(),
+                tensorrt: "10.3".to_owned(),
+                card: "a processor".to_owned(),
+                driver: driver.to_owned(),
+            },
+            plugin: None,
+            card: Card {
+                name: "a processor".to_owned(),
+                compute_capability: [8, 9],
+                memory: 1 << 30,
+                driver: driver.to_owned(),
+            },
+        };
+        let settings = |device| GraphSettings {
+            environment: crate::library::load(None).unwrap().environment,
+            device,
+            threads: crate::thread_choice::ThreadChoice::spinning(1),
+            dequantize_once: false,
+            own_kernels: false,
+            engines: None,
+            plugin: None,
+            file: None,
+            cancel: crate::CancelToken::new(),
+        };
+        // This library has no TensorRT.
+        let missing = shelf(Device::TensorRt, "1");
+        let error = missing.self_test(&settings(Device::TensorRt)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Provider);
+        assert!(missing.cache.engines().unwrap().is_empty());
+        for driver in ["1", "1", "2"] {
+            shelf(Device::Cpu, driver)
+                .self_test(&settings(Device::Cpu))
+                .unwrap();
+        }
+        let tested = shelf(Device::Cpu, "1").cache.engines().unwrap();
+        let drivers: Vec<_> = tested.iter().map(|engine| &engine.fingerprint.driver).collect();
+        assert_eq!(drivers.len(), 2, "one for a card and its driver: {drivers:?}");
+        assert!(tested.iter().all(|engine| engine.fingerprint.graph == SELF_TEST));
     }
 }

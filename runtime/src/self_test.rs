@@ -34,7 +34,7 @@ fn run(settings: &GraphSettings, device: Device) -> Result<Vec<f32>> {
         .with_intra_threads(1)?;
     let assignment = Assignment {
         profiles: None,
-        engines: None,
+        engines: settings.engines.as_deref(),
         plugin: settings.plugin.as_deref(),
         environment: &settings.environment,
     };

@@ -1,10 +1,10 @@
 """Compiles the graphs of bundles with TensorRT-RTX on the CPU: no card is needed.
 
-    python scripts/tensorrt/compile.py BUNDLE... [--cards SM89 SM120] [--keep] [--json]
+    python scripts/tensorrt/compile.py BUNDLE_OR_GRAPH... [--cards SM89 SM120] [--keep] [--json]
 
-Every graph of every bundle is parsed and built with the profiles of its `lwv.json`, for each card. Anything that the parser or the
-builder refuses is an error. With --keep, engines are kept as BUNDLE/engines/<graph>.<card>.engine; with --json, each is told as
-a JSON object on a line.
+Every graph of every bundle is parsed and built with the profiles of its `lwv.json`, for each card, and so are graphs that are named by
+themselves, whose sizes are fixed. Anything that the parser or the builder refuses is an error. With --keep, engines are kept as
+BUNDLE/engines/<graph>.<card>.engine; with --json, each is told as a JSON object on a line.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorrt_rtx_bindings as trt
@@ -51,6 +52,17 @@ def compile_graph(file: Path, profiles: dict, card: str) -> tuple[bytes, int]:
     return bytes(engine), network.num_layers
 
 
+def graphs(place: Path) -> Iterator[tuple[str, str, Path, dict]]:
+    """Name, precision, file and profiles of the graphs at a place."""
+    if place.is_file():
+        yield place.stem, "fixed", place, {}
+        return
+    manifest = json.loads((place / "lwv.json").read_text())
+    for name, graph in manifest["graphs"].items():
+        file = graph["file"]
+        yield name, graph["precision"], place / file, manifest["profiles"].get(file, {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", type=Path)
@@ -63,20 +75,18 @@ def main() -> None:
         sys.exit(f"there are no cards {' '.join(unknown)}; known are {' '.join(known)}")
     refused = 0
     for bundle in args.bundles:
-        manifest = json.loads((bundle / "lwv.json").read_text())
-        for name, graph in manifest["graphs"].items():
-            file = graph["file"]
+        for name, precision, file, profiles in graphs(bundle):
             for card in args.cards:
                 started = time.monotonic()
-                place = f"{bundle.name} {name} {graph['precision']} {card}"
+                place = f"{bundle.name} {name} {precision} {card}"
                 try:
-                    engine, layers = compile_graph(bundle / file, manifest["profiles"].get(file, {}), card)
+                    engine, layers = compile_graph(file, profiles, card)
                 except RuntimeError as error:
                     refused += 1
                     print(f"{place}: REFUSED\n{error}", file=sys.stderr if args.json else sys.stdout, flush=True)
                     continue
                 seconds = time.monotonic() - started
-                if args.keep:
+                if args.keep and bundle.is_dir():
                     target = bundle / "engines" / f"{name}.{card.lower()}.engine"
                     target.parent.mkdir(exist_ok=True)
                     target.with_suffix(".partial").write_bytes(engine)
