@@ -2,8 +2,8 @@
 
     python scripts/bench/random_checkpoint.py CHECKPOINT [--geometry 3B] [--layers N] [--blocks N]
 
-Weights are noise of one magnitude. Tokenizer and image settings are those of a tiny fixture: the folder is for measuring
-how an exporter copes with its size, not for reading.
+Weights are noise of one magnitude. The tokenizer is that of a tiny fixture, pictures may be as large as the published checkpoints
+let them: the folder is for measuring how programs cope with its size, not for reading.
 """
 
 import argparse
@@ -19,8 +19,9 @@ SIDE_FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
-    "preprocessor_config.json",
 ]
+PICTURES = "preprocessor_config.json"
+PIXELS = {"min_pixels": 3136, "max_pixels": 12845056}
 SHARD_BYTES = 4 << 30
 HEAD_DIM = 128
 VISION, VISION_INNER, VISION_HEADS = 1280, 3420, 16
@@ -170,6 +171,8 @@ def main() -> None:
     args.checkpoint.mkdir(parents=True, exist_ok=True)
     for name in SIDE_FILES:
         shutil.copy(FIXTURE / name, args.checkpoint)
+    settings = json.loads((FIXTURE / PICTURES).read_text()) | PIXELS
+    (args.checkpoint / PICTURES).write_text(json.dumps(settings, indent=2) + "\n")
     shards = in_shards(shapes(size, layers, args.blocks))
     block, weight_map = noise(), {}
     for index, tensors in enumerate(shards, 1):
