@@ -10,11 +10,14 @@ const LEAST_WORDS: usize = 4;
 /// The time at which a sentence is a loop.
 const TIMES: usize = 3;
 
+/// Sentences in a row that differ in nothing but numbers and make a loop. A text may well have three.
+const COUNTED: usize = 4;
+
 /// Marks after which a sentence may be over. Whether it is shows only when something follows, and a text may end here.
 const TERMINATORS: [char; 6] = ['.', '!', '?', '。', '！', '？'];
 
-/// Finds a sentence that comes for the third time in a text. Case, punctuation and the number of a list's item make no difference;
-/// sentences in code blocks and tables do not count.
+/// Finds a sentence that comes for the third time in a text, and sentences in a row that only count on. Case, punctuation and the
+/// number of a list's item make no difference; sentences in code blocks and tables do not count.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SentenceRepeats {
     /// Sentences that were looked at.
@@ -23,6 +26,17 @@ pub(super) struct SentenceRepeats {
     counts: HashMap<u64, usize>,
     /// Since when all sentences were there before.
     repeated_since: Option<usize>,
+    counting: Counting,
+}
+
+/// Sentences at the end of a text that differ in nothing but numbers.
+#[derive(Debug, Clone, Default)]
+struct Counting {
+    /// What they have in common, by its hash.
+    template: Option<u64>,
+    sentences: usize,
+    /// Where the second of them begins.
+    since: usize,
 }
 
 impl SentenceRepeats {
@@ -35,9 +49,12 @@ impl SentenceRepeats {
             if written.in_code_or_table(end.tokens - 1) {
                 continue;
             }
-            if self.count(&written.text()[start.bytes..end.bytes], start.tokens) >= TIMES {
+            let sentence = &written.text()[start.bytes..end.bytes];
+            if self.count(sentence, start.tokens) >= TIMES {
                 looped = self.repeated_since;
             }
+            self.counting = self.counting.and(sentence, start.tokens);
+            looped = looped.or_else(|| self.counting.loop_began());
         }
         looped.or_else(|| self.look_at_end(written))
     }
@@ -49,9 +66,13 @@ impl SentenceRepeats {
             return None;
         }
         let start = self.start(written);
-        let hash = hash_of(&written.text()[start.bytes..])?;
+        let sentence = &written.text()[start.bytes..];
+        let hash = hash_of(&normalized(sentence))?;
         let times = self.counts.get(&hash).map_or(0, |count| count + 1);
-        (times >= TIMES).then(|| self.repeated_since.unwrap_or(start.tokens))
+        if times >= TIMES {
+            return Some(self.repeated_since.unwrap_or(start.tokens));
+        }
+        self.counting.and(sentence, start.tokens).loop_began()
     }
 
     /// Where the sentence begins that was not looked at yet.
@@ -65,12 +86,14 @@ impl SentenceRepeats {
     /// Since when sentences are repeated, or may turn out to be.
     pub(super) fn since(&self, written: &WrittenText) -> Option<usize> {
         let unfinished = written.sentence_ends().last().map_or(0, |end| end.tokens);
-        Some(self.repeated_since.unwrap_or(unfinished))
+        let counted = (self.counting.sentences > 1).then_some(self.counting.since);
+        let since = [self.repeated_since, counted].into_iter().flatten().min();
+        Some(since.unwrap_or(unfinished))
     }
 
     /// How often a sentence came, this time included; 0 for one that is too short.
     fn count(&mut self, sentence: &str, start: usize) -> usize {
-        let Some(hash) = hash_of(sentence) else {
+        let Some(hash) = hash_of(&normalized(sentence)) else {
             return 0;
         };
         let count = self.counts.entry(hash).or_default();
@@ -84,15 +107,37 @@ impl SentenceRepeats {
     }
 }
 
-/// What tells sentences apart; nothing for one that is too short.
-fn hash_of(sentence: &str) -> Option<u64> {
-    let normalized = normalized(sentence);
+impl Counting {
+    /// What it is with one more sentence, which begins after `start` tokens.
+    fn and(&self, sentence: &str, start: usize) -> Self {
+        let template = template(sentence).as_deref().and_then(hash_of);
+        match template.is_some() && template == self.template {
+            true => Self {
+                sentences: self.sentences + 1,
+                since: if self.sentences == 1 { start } else { self.since },
+                template,
+            },
+            false => Self {
+                template,
+                sentences: 1,
+                since: start,
+            },
+        }
+    }
+
+    fn loop_began(&self) -> Option<usize> {
+        (self.sentences >= COUNTED).then_some(self.since)
+    }
+}
+
+/// What tells normalized sentences apart; nothing for one that is too short.
+fn hash_of(normalized: &str) -> Option<u64> {
     let least = if normalized.contains(' ') {
         LEAST_WORDS
     } else {
         2 * LEAST_WORDS
     };
-    if count_words(&normalized) < least {
+    if count_words(normalized) < least {
         return None;
     }
     let mut hasher = DefaultHasher::new();
@@ -109,6 +154,19 @@ fn normalized(sentence: &str) -> String {
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// A normalized sentence without its numbers; nothing where it has none.
+fn template(sentence: &str) -> Option<String> {
+    let normalized = normalized(sentence);
+    let is_number = |word: &str| word.contains(|c: char| c.is_numeric());
+    if !normalized.split(' ').any(is_number) {
+        return None;
+    }
+    let words = normalized
+        .split(' ')
+        .map(|word| if is_number(word) { "0" } else { word });
+    Some(words.collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]
@@ -151,6 +209,30 @@ mod tests {
             None
         );
         assert_eq!(before_loop("Bees fly far away. Bees fly far away. "), None);
+    }
+
+    #[test]
+    fn sentences_that_only_count_on_are_a_loop() {
+        assert_eq!(
+            before_loop(
+                "Tea is old. It was found in the 22nd century. It was found in the 24th century. It was found in the 26th century. It was found in the 30th century. "
+            ),
+            Some("Tea is old. It was found in the 22nd century.")
+        );
+        assert_eq!(
+            before_loop(
+                "1. The art of tea in 8444.\n2. The art of tea in 9472.\n3. The art of tea in 14870.\n4. The art of tea in 17998."
+            ),
+            Some("1. The art of tea in 8444."),
+            "the text may end after it"
+        );
+        let three = "Rain fell on 3 days in May. Rain fell on 5 days in May. Rain fell on 9 days in May. ";
+        assert_eq!(before_loop(&format!("{three}Then came summer. {three}")), None);
+        let months = ["May", "June", "July", "August", "September"];
+        let differ: String = months
+            .map(|month| format!("Rain fell on 7 days in {month}. "))
+            .concat();
+        assert_eq!(before_loop(&differ), None);
     }
 
     #[test]
