@@ -28,6 +28,10 @@ Examples:
   A long text without loops: penalize repeated phrases, and never write twelve tokens in the same order twice:
     lwv-write bundle --prompt-file task.txt --words 1500 --dry-multiplier 0.8 --no-repeat-ngram 12 --out talk.md
 
+  What keeps small models at their subject for thousands of words:
+    lwv-write bundle --prompt-file task.txt --words 10000 --plan --temperature 0.7 --min-p 0.1 \
+        --repetition-penalty 1.1 --penalty-window 256 --dry-multiplier 0.8 --out book.md
+
   Livelier words, and never token 4032:
     lwv-write bundle --prompt 'Describe a harbour.' --temperature 0.9 --min-p 0.05 --xtc-probability 0.3 \
         --logit-bias 4032=-inf

@@ -32,10 +32,11 @@ impl RunningSoftmax {
         }
         // The exponential of nothing is a tiny number.
         scores[visible..].fill(0.0);
-        let factor = if self.largest == f32::NEG_INFINITY {
-            0.0
-        } else {
-            fast_exp(self.largest - largest)
+        let factor = match self.largest {
+            f32::NEG_INFINITY => 0.0,
+            // As it is most of the time.
+            same if same == largest => 1.0,
+            smaller => fast_exp(smaller - largest),
         };
         self.sum = self.sum * factor + sum(simd, scores);
         self.largest = largest;
