@@ -42,6 +42,10 @@ struct AdapterConfig {
     #[serde(default)]
     alpha_pattern: BTreeMap<String, f64>,
     modules_to_save: Option<Vec<String>>,
+    #[serde(default)]
+    use_qalora: bool,
+    layer_replication: Option<serde_json::Value>,
+    alora_invocation_tokens: Option<serde_json::Value>,
 }
 
 impl Adapter {
@@ -104,6 +108,11 @@ impl Adapter {
             .try_for_each(|(name, shape)| self.update(name, shape).map(|_| ()))
     }
 
+    /// Canonical names of the weights that it updates, with the updates.
+    pub fn updates(&self) -> impl Iterator<Item = (&str, &LowRank)> {
+        self.updates.iter().map(|(name, update)| (name.as_str(), update))
+    }
+
     /// The adapter's weights file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -124,6 +133,11 @@ impl LowRank {
     /// B, `[out, rank]`, row-major.
     pub fn b(&self) -> &[f32] {
         &self.b
+    }
+
+    /// What `B · A` is multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.scale
     }
 
     /// Adds the update to `values`, the weight's elements from flat index `start` on.
@@ -161,6 +175,12 @@ fn read_config(path: &Path) -> Result<AdapterConfig, CheckpointError> {
                 .as_ref()
                 .is_some_and(|modules| !modules.is_empty()),
             "modules_to_save",
+        ),
+        (config.use_qalora, "use_qalora"),
+        (config.layer_replication.is_some(), "layer_replication"),
+        (
+            config.alora_invocation_tokens.is_some(),
+            "alora_invocation_tokens",
         ),
         (config.r == 0, "r = 0"),
     ];

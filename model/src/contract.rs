@@ -3,7 +3,7 @@
 //! The names are those that onnxruntime-genai and transformers.js know by default, so that both run the same folder.
 //! Dimension names matter too: transformers.js sizes the empty cache by `batch_size`.
 
-use crate::manifest::{Dimension, ElementType, GraphContract, Target, TensorContract};
+use crate::manifest::{AdaptedProduct, Dimension, ElementType, GraphContract, Target, TensorContract};
 use crate::{ModelConfig, TextConfig, Vision, VisionConfig};
 
 /// Images to features.
@@ -90,6 +90,16 @@ pub fn present_key(layer: usize) -> String {
 /// Values of `layer` with the new ones.
 pub fn present_value(layer: usize) -> String {
     format!("present.{layer}.value")
+}
+
+/// An adapter's A for the product called `product`: what is read is multiplied by it first.
+pub fn lora_a(product: &str) -> String {
+    format!("{product}.lora_A.weight")
+}
+
+/// An adapter's B for the product called `product`.
+pub fn lora_b(product: &str) -> String {
+    format!("{product}.lora_B.weight")
 }
 
 /// File of a graph inside the bundle.
@@ -197,6 +207,21 @@ pub fn scoring_decoder(config: &ModelConfig, cache: ElementType) -> GraphContrac
         .outputs
         .push(tensor(LAST_LOGITS, ElementType::Float32, logits));
     contract
+}
+
+/// Optional inputs of a [`DECODER`] that takes adapters: for each product A `[inputs, rank]` and B `[rank, outputs]`, in this order.
+/// A product of several linear layers has the ranks of all of them side by side, and B is zero where rows of one meet outputs of
+/// another. The adapter's scale is part of B. Where a run does not give them the rank is 0.
+pub fn adapter_inputs(products: &[AdaptedProduct]) -> Vec<TensorContract> {
+    let of_product = |product: &AdaptedProduct| {
+        let rank = || symbol(&format!("{}.rank", product.name));
+        let (a, b) = (lora_a(&product.name), lora_b(&product.name));
+        [
+            tensor(&a, product.element_type, vec![size(product.inputs), rank()]),
+            tensor(&b, product.element_type, vec![rank(), size(product.outputs())]),
+        ]
+    };
+    products.iter().flat_map(of_product).collect()
 }
 
 fn contract(inputs: Vec<TensorContract>, outputs: Vec<TensorContract>) -> GraphContract {

@@ -5,6 +5,7 @@
 //! - [`decoder`], [`vision_tower`] and [`tile_tower`] are the networks, as plain functions over [`Ops`] and [`TileOps`].
 //! - [`contract`] names the inputs, outputs and dimensions of the exported graphs, [`Manifest`] the bundle's files.
 //!
+//! - [`read_adapter_file`] and [`write_adapter_file`] know the form of adapters that a bundle takes when it runs.
 //! - With feature `checkpoint`, [`Checkpoint`] and [`Adapter`] read weights, whole or in bounded memory.
 //!
 //! Two interpreters implement [`Ops`]: one computes with candle, one appends ONNX nodes.
@@ -12,6 +13,7 @@
 
 #[cfg(feature = "checkpoint")]
 mod adapter;
+mod adapter_file;
 mod attention;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
@@ -32,6 +34,7 @@ mod vision_kind;
 
 #[cfg(feature = "checkpoint")]
 pub use adapter::{Adapter, LowRank};
+pub use adapter_file::{AdapterFileError, AdapterParameter, read_adapter_file, write_adapter_file};
 pub use attention::{Linear, SelfAttention};
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{Checkpoint, CheckpointError, StoredType, TensorInfo, TensorPlace};
@@ -42,9 +45,9 @@ pub use decoder::{
 };
 pub use error::ConfigError;
 pub use manifest::{
-    CalibrationEntry, Dimension, ElementType, EngineEntry, FORMAT_VERSION, FileEntry, GraphContract,
-    GraphEntry, ImageLimits, Manifest, ParitySummary, Precision, Profile, QuantizationEntry, Target,
-    TensorContract,
+    AdaptedLinear, AdaptedProduct, CalibrationEntry, Dimension, ElementType, EngineEntry, FORMAT_VERSION,
+    FileEntry, GraphContract, GraphEntry, ImageLimits, Manifest, ParitySummary, Precision, Profile,
+    QuantizationEntry, Target, TensorContract,
 };
 pub use names::{WeightNames, expected_weights};
 pub use ops::{Ops, Rotary, Segments};

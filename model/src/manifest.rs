@@ -42,11 +42,44 @@ pub struct Manifest {
     /// How integer weights were made, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<QuantizationEntry>,
+    /// Products of the decoder that adapters may change when the bundle runs, where it was exported for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapted: Vec<AdaptedProduct>,
     /// Engines that were built ahead of time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub engines: Vec<EngineEntry>,
     /// What the parity report found, where one was made.
     pub parity: Option<ParitySummary>,
+}
+
+/// A product of the decoder to which the graph adds `x · A · B` of an adapter; see
+/// [`contract::adapter_inputs`](crate::contract::adapter_inputs).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdaptedProduct {
+    /// What the names of A and B begin with: the linear layer's name, or one for all of them where the product is of several.
+    pub name: String,
+    /// Type of A and B.
+    pub element_type: ElementType,
+    /// Width of what it reads.
+    pub inputs: usize,
+    /// The linear layers in the order of their outputs.
+    pub linears: Vec<AdaptedLinear>,
+}
+
+impl AdaptedProduct {
+    /// Width of what it makes.
+    pub fn outputs(&self) -> usize {
+        self.linears.iter().map(|linear| linear.outputs).sum()
+    }
+}
+
+/// A linear layer of an [`AdaptedProduct`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdaptedLinear {
+    /// Its canonical name, such as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Width of what it makes.
+    pub outputs: usize,
 }
 
 /// An engine that was built ahead of time and came with the bundle.

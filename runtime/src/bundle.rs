@@ -162,9 +162,18 @@ impl Bundle {
                 contract::vision_encoder(vision, self.manifest.target)
             }
             (contract::EMBED_TOKENS, _) => contract::embed_tokens(&self.config.text),
-            _ if self.scores_several() => contract::scoring_decoder(&self.config, self.cache_type()),
-            _ => contract::decoder(&self.config, self.cache_type()),
+            _ => self.expected_decoder(),
         }
+    }
+
+    fn expected_decoder(&self) -> GraphContract {
+        let mut decoder = match self.scores_several() {
+            true => contract::scoring_decoder(&self.config, self.cache_type()),
+            false => contract::decoder(&self.config, self.cache_type()),
+        };
+        let of_adapters = contract::adapter_inputs(&self.manifest.adapted);
+        decoder.optional_inputs.extend(of_adapters);
+        decoder
     }
 
     /// Whether the decoder scores more than the last position when it is asked to, as the manifest says.
@@ -318,6 +327,7 @@ mod tests {
             profiles: std::collections::BTreeMap::new(),
             islands: std::collections::BTreeMap::new(),
             quantization: None,
+            adapted: Vec::new(),
             engines: Vec::new(),
             parity: None,
         };
