@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
             .next()
             .unwrap_or_else(|| std::env::temp_dir().join("lwv-tiny-bundle")),
         adapter: None,
+        runtime_adapters: false,
         precision: Precision::Fp32,
         held_out: None,
         guard: false,

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lwv_model::{
-    ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig, Precision,
-    QuantizationEntry, Target, Vision, contract,
+    AdaptedProduct, ElementType, FORMAT_VERSION, FileEntry, GraphEntry, ImageLimits, Manifest, ModelConfig,
+    Precision, QuantizationEntry, Target, Vision, contract,
 };
 use lwv_processor::Processor;
 use serde::Serialize;
@@ -124,7 +124,7 @@ fn write_bundle(
         &read,
     );
     let mut files = BTreeMap::new();
-    let mut data_files = Vec::new();
+    let (mut data_files, mut adapted) = (Vec::new(), Vec::new());
     for name in graph_names(&source.config, recipe.target) {
         progress.graph(name);
         let external = stands_beside(name, source)?;
@@ -132,7 +132,8 @@ fn write_bundle(
         if external {
             data_files.push(name);
         }
-        let graph = build(name, source, calibrated, &mut weights)?;
+        let (graph, of_adapters) = build(name, recipe, source, calibrated, &mut weights)?;
+        adapted.extend(of_adapters);
         if recipe.target == Target::TensorRt {
             check_for_tensorrt(name, &graph.model, recipe.tensorrt_version.unwrap_or_default())?;
         }
@@ -192,6 +193,7 @@ fn write_bundle(
         profiles,
         islands: recipe.islands.clone(),
         quantization: quantization_entry(recipe, source, calibrated),
+        adapted,
         engines: Vec::new(),
         parity: None,
     };
@@ -237,22 +239,25 @@ fn stands_beside(name: &str, source: &Source) -> Result<bool, Error> {
     Ok(bytes > EXTERNAL_ABOVE)
 }
 
+/// A graph, and its products that adapters may change.
 fn build(
     name: &str,
+    recipe: &Recipe,
     source: &Source,
     calibrated: Option<&Calibrated>,
     weights: &mut WeightStore<'_>,
-) -> Result<Graph, Error> {
+) -> Result<(Graph, Vec<AdaptedProduct>), Error> {
     let config = &source.config;
-    match (name, &config.vision, config.image_token_id) {
+    let graph = match (name, &config.vision, config.image_token_id) {
         (contract::VISION_ENCODER, Some(vision), _) => graphs::vision_encoder(vision, weights),
         (contract::EMBEDDING, _, Some(image)) => graphs::embedding(&config.text, image, weights),
         (contract::EMBED_TOKENS, ..) => graphs::embed_tokens(&config.text, weights),
         _ => {
             let scales = calibrated.and_then(|calibrated| calibrated.cache_scales.as_deref());
-            graphs::decoder_model(config, scales, weights)
+            return graphs::decoder_model(config, scales, recipe.runtime_adapters, weights);
         }
-    }
+    };
+    Ok((graph?, Vec::new()))
 }
 
 /// Whether products are of 16 bits, where they may overflow.

@@ -94,10 +94,17 @@ impl<'a, 'w> Emitter<'a, 'w> {
         self.keep(result);
     }
 
-    /// Declares an input of i64 `[1]` that is `value` where a run does not give it.
-    pub(crate) fn input_with_default(&mut self, name: &str, value: i64) {
-        let tensor = Tensor::i64(&[value], &[1]);
-        let result = tensor.and_then(|tensor| self.builder.input_with_default(name, tensor));
+    /// Declares an input that has the elements of `bytes` in the shape `sizes` where a run does not give it.
+    pub(crate) fn input_with_default(
+        &mut self,
+        name: &str,
+        dtype: DataType,
+        dims: &[Dimension],
+        sizes: &[i64],
+        bytes: Vec<u8>,
+    ) {
+        let tensor = Tensor::new(dtype, sizes, bytes);
+        let result = tensor.and_then(|tensor| self.builder.input_with_default(name, dims, tensor));
         self.keep(result);
     }
 

@@ -77,6 +77,19 @@ pub enum Error {
         /// Which parts lose most, where that is known.
         worst: String,
     },
+    /// The bundle was not exported for adapters.
+    #[error(
+        "the bundle `{0}` takes no adapters when it runs; export it again with --runtime-adapters, or merge the adapter with --adapter"
+    )]
+    NoAdapterInputs(PathBuf),
+    /// An adapter file cannot be made.
+    #[error("`{}` cannot be written: {source}", path.display())]
+    AdapterFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: lwv_model::AdapterFileError,
+    },
     /// The checkpoint cannot be run on samples.
     #[error("calibration: {0}")]
     Calibration(String),

@@ -1,13 +1,14 @@
 //! The graphs of a bundle: what stands at their borders, and the network between.
 
 use lwv_model::{
-    DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Segments, Target,
-    TensorContract, TextConfig, TileVisionConfig, Vision, VisionConfig, VisionInputs, contract, decoder,
-    tile_tower, token_embeddings, vision_tower,
+    AdaptedProduct, DecoderInputs, Dimension, ElementType, GraphContract, Logits, ModelConfig, Segments,
+    Target, TensorContract, TextConfig, TileVisionConfig, Vision, VisionConfig, VisionInputs, contract,
+    decoder, tile_tower, token_embeddings, vision_tower,
 };
 use lwv_onnx::{Attribute, DataType, GraphBuilder, Model, Node, Output};
 
 use crate::Error;
+use crate::adapter_inputs::AdapterInputs;
 use crate::emitter::Emitter;
 use crate::lower::{Lowering, OrtLowering, TensorRtLowering, VisionGeometry};
 use crate::ops::OnnxOps;
@@ -136,18 +137,20 @@ pub(crate) fn embedding(
     finish(ops.graph, contract, &merged)
 }
 
-/// Embeddings and cache to logits of the last position and cache, whose scales are given where it is of 8 bits.
+/// Embeddings and cache to logits of the last position and cache, whose scales are given where it is of 8 bits. With
+/// `adapter_inputs` it also reads adapters; which of its products they change comes with the graph.
 ///
 /// # Errors
 /// A weight cannot be read or written.
 pub(crate) fn decoder_model(
     config: &ModelConfig,
     cache_scales: Option<&[[Vec<f32>; 2]]>,
+    adapter_inputs: bool,
     weights: &mut WeightStore<'_>,
-) -> Result<Graph, Error> {
+) -> Result<(Graph, Vec<AdaptedProduct>), Error> {
     let (target, version) = (weights.formats().target(), weights.formats().tensorrt_version());
     let cache = weights.formats().cache_type();
-    let contract = match target {
+    let mut contract = match target {
         Target::TensorRt => contract::decoder(config, cache),
         _ => contract::scoring_decoder(config, cache),
     };
@@ -169,6 +172,9 @@ pub(crate) fn decoder_model(
         config.text.hidden_size,
     );
     let mut ops = OnnxOps::new(graph, lowering);
+    if adapter_inputs {
+        ops.adapter_inputs = AdapterInputs::of_decoder_layers();
+    }
     let inputs = DecoderInputs {
         embeds,
         positions: integers(&positions),
@@ -184,7 +190,11 @@ pub(crate) fn decoder_model(
         }
         _ => last_of(&mut ops.graph, &logits),
     };
-    finish(ops.graph, contract, &logits)
+    let adapted = ops.adapter_inputs.into_products();
+    contract
+        .optional_inputs
+        .extend(contract::adapter_inputs(&adapted));
+    Ok((finish(ops.graph, contract, &logits)?, adapted))
 }
 
 /// Names the scored positions' logits and returns those of the last of them, `[batch, 1, vocabulary]`.
@@ -241,7 +251,14 @@ fn start<'a, 'w>(name: &str, contract: &GraphContract, weights: &'a mut WeightSt
         graph.input(&input.name, data_type(input.element_type), &dimensions(input));
     }
     for input in &contract.optional_inputs {
-        graph.input_with_default(&input.name, 1);
+        let dtype = data_type(input.element_type);
+        graph.input_with_default(
+            &input.name,
+            dtype,
+            &dimensions(input),
+            &[1],
+            1_i64.to_le_bytes().to_vec(),
+        );
     }
     graph
 }

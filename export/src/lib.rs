@@ -7,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod activations;
+mod adapter_conversion;
+mod adapter_inputs;
 #[cfg(feature = "verify")]
 mod budget;
 mod bundle;
@@ -42,6 +44,7 @@ pub mod verify;
 mod weights;
 
 pub use activations::ActivationRange;
+pub use adapter_conversion::{ConvertedAdapter, convert_adapter};
 pub use bundle::{Check, Progress, Summary, export};
 pub use engines::EngineRequest;
 pub use error::Error;

@@ -1,5 +1,6 @@
 //! `lwv-export`: checkpoint to bundle, in one command.
 
+mod adapter_command;
 mod cli;
 mod peak_memory;
 
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use adapter_command::AdapterCommand;
 use clap::{ArgGroup, Parser};
 use cli::{CheckOptions, EngineOptions, IntegerOptions, TargetOption, absolute, exit, run};
 use lwv_export::{Error, Recipe};
@@ -19,7 +21,11 @@ Examples:
   lwv-export ./checkpoint ./bundle --int4 --int8-cache
   lwv-export ./LongWriter-V-7B ./bundle --fp16 --target tensorrt --engine rtx:sm89,sm120
   lwv-export ./checkpoint ./bundle --int4 --calibration my-samples.jsonl --media-dir ./images
-  lwv-export ./Qwen2.5-VL-7B-Instruct ./bundle --fp16 --adapter ./my-lora --json";
+  lwv-export ./Qwen2.5-VL-7B-Instruct ./bundle --fp16 --adapter ./my-lora --json
+
+Adapters that are loaded when the bundle runs:
+  lwv-export ./checkpoint ./bundle --int4 --runtime-adapters
+  lwv-export adapter ./my-lora ./bundle    # see lwv-export adapter --help";
 
 /// Exports a checkpoint in Hugging Face layout into a bundle of ONNX graphs.
 ///
@@ -70,6 +76,7 @@ impl Args {
             checkpoint: absolute(&self.checkpoint)?,
             bundle: absolute(&self.bundle)?,
             adapter: self.adapter.as_deref().map(absolute).transpose()?,
+            runtime_adapters: self.target.runtime_adapters(),
             precision,
             held_out: self.check.held_out.clone(),
             guard: !self.no_guard && cfg!(feature = "verify"),
@@ -92,10 +99,14 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(
+    let mut words = std::env::args_os();
+    exit(if words.nth(1).is_some_and(|word| word == "adapter") {
+        let program = "lwv-export adapter".into();
+        AdapterCommand::parse_from(std::iter::once(program).chain(words)).run()
+    } else {
+        let args = Args::parse();
         args.resolve()
             .map_err(Into::into)
-            .and_then(|recipe| run(&recipe, &args.check, args.json)),
-    )
+            .and_then(|recipe| run(&recipe, &args.check, args.json))
+    })
 }

@@ -2,6 +2,7 @@ use lwv_model::{ElementType, Linear, Ops, Rotary, Segments, SelfAttention, Targe
 use lwv_onnx::{Attribute, DataType};
 
 use crate::Error;
+use crate::adapter_inputs::AdapterInputs;
 use crate::emitter::Emitter;
 use crate::formats::WeightFormat;
 use crate::lower::Lowering;
@@ -17,13 +18,19 @@ use crate::value::{Activation, Layout, Value};
 pub(crate) struct OnnxOps<'a, 'w> {
     /// The graph so far.
     pub(crate) graph: Emitter<'a, 'w>,
+    /// What products of the decoder read of adapters.
+    pub(crate) adapter_inputs: AdapterInputs,
     lowering: Box<dyn Lowering>,
 }
 
 impl<'a, 'w> OnnxOps<'a, 'w> {
     /// An interpreter that appends to `graph` in the way of `lowering`.
     pub(crate) fn new(graph: Emitter<'a, 'w>, lowering: Box<dyn Lowering>) -> Self {
-        Self { graph, lowering }
+        Self {
+            graph,
+            adapter_inputs: AdapterInputs::none(),
+            lowering,
+        }
     }
 
     /// `a` and `b` by an elementwise operator, in type `element`.
@@ -113,18 +120,27 @@ impl Ops for OnnxOps<'_, '_> {
                     bias: bias.cloned(),
                 };
                 let made = self.graph.block_linear(&x, module(name), &[&linear], scheme)?;
+                let made =
+                    self.adapter_inputs
+                        .add_update(&mut self.graph, &x, made, module(name), &[weight])?;
                 return Ok(Value::Activation(made));
             }
         };
         let x = self.graph.as_flat(&x);
         let x = self.graph.as_type(&x, element);
-        let mut inputs = vec![x.name, matrix];
+        let mut inputs = vec![x.name.clone(), matrix];
         if let Some(bias) = bias {
             inputs.push(self.graph.initializer(bias, element)?);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let name = self.graph.op("Gemm", &inputs, [Attribute::int("transB", 1)]);
-        Ok(Value::flat(name, element, shape[0]))
+        let made = Activation {
+            width: shape[0],
+            ..x.renamed(self.graph.op("Gemm", &inputs, [Attribute::int("transB", 1)]))
+        };
+        let made = self
+            .adapter_inputs
+            .add_update(&mut self.graph, &x, made, module(name), &[weight])?;
+        Ok(Value::Activation(made))
     }
 
     fn rms_norm(&mut self, x: &Value, weight: &Value, eps: f64) -> Result<Value, Error> {
@@ -279,6 +295,10 @@ impl Ops for OnnxOps<'_, '_> {
         self.graph.enter(&name);
         let x = x.activation("self_attention")?;
         let qkv = self.graph.block_linear(x, &name, &linears, scheme)?;
+        let weights = linears.map(|linear| &linear.weight);
+        let qkv = self
+            .adapter_inputs
+            .add_update(&mut self.graph, x, qkv, &name, &weights)?;
         let [cos, sin] = [&rotary.cos, &rotary.sin].map(|table| table.activation("self_attention"));
         Ok(Value::Activation(packed.attend(
             &mut self.graph,
@@ -363,7 +383,7 @@ impl TileOps for OnnxOps<'_, '_> {
 }
 
 /// The name of the layer that a weight belongs to.
-fn module(weight: &str) -> &str {
+pub(crate) fn module(weight: &str) -> &str {
     let name = weight
         .strip_suffix(".weight")
         .or_else(|| weight.strip_suffix(".bias"));

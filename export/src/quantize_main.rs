@@ -98,6 +98,7 @@ fn recipe(source: &Path, out: &Path, scheme: Scheme, quantization: Quantization)
         checkpoint: absolute(source)?,
         bundle: absolute(out)?,
         adapter: None,
+        runtime_adapters: false,
         precision: scheme.precision(),
         held_out: None,
         guard: false,
@@ -124,6 +125,7 @@ fn quantize(arguments: &Quantize) -> anyhow::Result<()> {
     let recipe = Recipe {
         held_out: check.held_out.clone(),
         target: target.resolve(),
+        runtime_adapters: target.runtime_adapters(),
         engines: engines.resolve(target.resolve())?,
         guard: !matches!(target.resolve(), Target::Ort),
         tensorrt_version: target.tensorrt_version(),

@@ -18,6 +18,9 @@ pub struct Recipe {
     pub bundle: PathBuf,
     /// A LoRA to merge.
     pub adapter: Option<PathBuf>,
+    /// Whether the decoder reads adapters when it runs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub runtime_adapters: bool,
     /// Precision of all graphs.
     pub precision: Precision,
     /// Text that the parity report measures on; ours where there is none.
@@ -61,6 +64,7 @@ impl Recipe {
             .iter()
             .chain(quantization.overrides.values());
         let refused = [
+            ("--runtime-adapters", self.runtime_adapters),
             ("--int8-cache", quantization.int8_cache),
             ("--bits-per-weight", quantization.bits_per_weight.is_some()),
             ("--head-bits", bits.any(|bits| *bits == Bits::Eight)),

@@ -232,7 +232,7 @@ impl<'a> WeightStore<'a> {
 }
 
 /// Rounds to the nearest half, ties to even; what is too large becomes infinite.
-fn narrow(floats: &[f32], halves: &mut Vec<f16>, bytes: &mut Vec<u8>) {
+pub(crate) fn narrow(floats: &[f32], halves: &mut Vec<f16>, bytes: &mut Vec<u8>) {
     halves.resize(floats.len(), f16::ZERO);
     halves.convert_from_f32_slice(floats);
     bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));

@@ -11,6 +11,10 @@ pub(crate) struct TargetOption {
     /// on norms and rotation are too [default: 10.3]
     #[arg(long, value_name = "MAJOR.MINOR")]
     tensorrt_version: Option<TensorRtVersion>,
+    /// With --target ort: let the decoder read adapters when it runs, which `lwv-export adapter` makes of a LoRA; costs some time
+    /// without one too
+    #[arg(long)]
+    runtime_adapters: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -29,6 +33,11 @@ impl TargetOption {
             Choice::Ort => Target::Ort,
             Choice::TensorRt => Target::TensorRt,
         }
+    }
+
+    /// Whether the decoder reads adapters when it runs.
+    pub(crate) fn runtime_adapters(&self) -> bool {
+        self.runtime_adapters
     }
 
     /// The version for target `tensorrt`; for the other what was said, which the exporter refuses.

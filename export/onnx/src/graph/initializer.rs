@@ -45,14 +45,18 @@ impl GraphBuilder {
         self.initializer(external_proto(name, dtype, dims, &location)?)
     }
 
-    /// Declares an input that a run may leave out, which then has the value of `tensor`, and returns `name`.
+    /// Declares an input of shape `dims` that a run may leave out, which then has the value of `tensor`, and returns `name`.
     ///
     /// # Errors
     ///
     /// [`Error::DuplicateValue`] when the value is defined already, [`Error::EmptyName`] for the empty name.
-    pub fn input_with_default(&mut self, name: &str, tensor: Tensor) -> Result<String, Error> {
-        let dims: Vec<Dimension> = tensor.dims().iter().map(|size| (*size).into()).collect();
-        let name = self.input(name, tensor.dtype(), &dims)?;
+    pub fn input_with_default(
+        &mut self,
+        name: &str,
+        dims: &[Dimension],
+        tensor: Tensor,
+    ) -> Result<String, Error> {
+        let name = self.input(name, tensor.dtype(), dims)?;
         self.initializers.add(tensor.into_proto(&name));
         Ok(name)
     }

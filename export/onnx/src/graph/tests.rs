@@ -292,13 +292,16 @@ fn only_the_last_node_is_taken_back() {
 fn an_input_with_default_is_an_input_and_an_initializer() {
     let mut graph = builder();
     let tensor = Tensor::i64(&[1], &[1]).unwrap();
-    graph.input_with_default("count", tensor.clone()).unwrap();
-    let again = graph.input_with_default("count", tensor.clone()).unwrap_err();
+    let dims = [Dimension::from("counts")];
+    graph.input_with_default("count", &dims, tensor.clone()).unwrap();
+    let again = graph
+        .input_with_default("count", &dims, tensor.clone())
+        .unwrap_err();
     assert!(matches!(again, Error::DuplicateValue { .. }), "{again}");
     graph.op("Slice", &["x", "count", "count"], []).unwrap();
     assert!(graph.has_initializer("count"));
     let model = graph.finish().unwrap();
     let input = &model.inputs()[1];
     assert_eq!((input.name.as_str(), input.dtype), ("count", DataType::Int64));
-    assert_eq!(input.dims, [Dimension::Fixed(1)]);
+    assert_eq!(input.dims, dims);
 }
