@@ -1,12 +1,14 @@
 use std::ffi::CString;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, MemoryInfo};
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, Shape, TensorElementType};
 
+use crate::adapter::{AdapterTensor, AdapterValues};
 use crate::error::{Error, Inner, Result};
 use crate::huge_pages::{HugePages, Number, Piece};
 
@@ -50,6 +52,8 @@ enum Memory {
     Half(Values<u16>),
     Byte(Values<i8>),
     Integer(Values<i64>),
+    /// An adapter's tensor, which many bindings read.
+    Shared(Arc<AdapterTensor>),
     /// Memory that a provider has allocated.
     Device(DynTensor, Elements),
     Released,
@@ -129,6 +133,14 @@ impl Binding {
         let tensor = DynTensor::new(allocator, elements.tensor_type(), Shape::new(dimensions(shape)))?;
         self.memory.push(Memory::Device(tensor, elements));
         Ok(Slot(self.memory.len() - 1))
+    }
+
+    /// Binds an input to a tensor of an adapter for good.
+    pub(crate) fn bind_adapter_tensor(&mut self, tensor: &Arc<AdapterTensor>) -> Result<()> {
+        self.memory.push(Memory::Shared(Arc::clone(tensor)));
+        let slot = Slot(self.memory.len() - 1);
+        self.bind(&tensor.name, Direction::Input, slot, &tensor.dims)
+            .map(drop)
     }
 
     /// Frees the memory of a slot that no name is bound to any more.
@@ -283,6 +295,21 @@ impl Memory {
             Self::Half(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Half, &host),
             Self::Byte(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Byte, &host),
             Self::Integer(values) => (values.as_mut_ptr().cast(), values.len(), Elements::Integer, &host),
+            // Graphs do not write to what is bound as an input only.
+            Self::Shared(tensor) => match &tensor.values {
+                AdapterValues::Float(values) => (
+                    values.as_ptr().cast_mut().cast(),
+                    values.len(),
+                    Elements::Float,
+                    &host,
+                ),
+                AdapterValues::Half(values) => (
+                    values.as_ptr().cast_mut().cast(),
+                    values.len(),
+                    Elements::Half,
+                    &host,
+                ),
+            },
             Self::Device(tensor, elements) => {
                 let capacity = tensor.shape().num_elements();
                 (tensor.data_ptr_mut(), capacity, *elements, tensor.memory_info())
@@ -300,7 +327,8 @@ impl Memory {
             reason = "past and present of the cache are one memory, which no reference can say"
         )]
         // SAFETY: `data` points to `capacity` elements of this type at `place`, of which the shape has no more. The
-        // memory belongs to the `Binding`, which frees it only after the tensor is unbound. The status is used once.
+        // memory belongs to the `Binding`, which frees it, or its share of it, only after the tensor is unbound; what is shared is
+        // bound as input alone (`bind_adapter_tensor`) and so never written to. The status is used once.
         unsafe {
             ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
                 place.ptr(),

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub(crate) use header::DRAFT_VERSION;
+pub(crate) use header::{DRAFT_VERSION, check_engine};
 pub use header::{DraftHeader, DraftImage, DraftSettings, DraftTask, Outline};
 pub use recovery::Recovery;
 pub use state::{DraftState, OpenPass, OpenSection, Revision, Variant};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use lwv_model::contract;
 use lwv_processor::{PositionBuilder, Processor};
 
+use crate::adapter::Adapter;
 use crate::bundle::Bundle;
 use crate::cancel::CancelToken;
 use crate::decoder::Decoder;
@@ -74,6 +75,7 @@ pub enum LoadProgress {
 /// Loads a bundle. Made by [`Engine::builder`].
 pub struct EngineBuilder {
     dir: PathBuf,
+    adapter: Option<PathBuf>,
     device: Device,
     threads: Option<usize>,
     thread_choices: Option<ThreadChoices>,
@@ -91,6 +93,13 @@ pub struct EngineBuilder {
 }
 
 impl EngineBuilder {
+    /// File of the adapter to write with, as `lwv-export adapter` makes it; the bundle writes as it is if not set. See
+    /// [`Engine::with_adapter`] too.
+    pub fn adapter(mut self, file: impl Into<PathBuf>) -> Self {
+        self.adapter = Some(file.into());
+        self
+    }
+
     /// Where the graphs run; [`Device::Auto`] if not set.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
@@ -192,6 +201,8 @@ impl EngineBuilder {
         let threads = self.threads.unwrap_or_else(default_threads);
         let bundle = Bundle::open(&self.dir)?;
         self.check_settings(threads)?;
+        let adapter = self.adapter.as_deref().map(|file| Adapter::open(file, &bundle));
+        let adapter = adapter.transpose()?.map(Arc::new);
         if self.check_hashes {
             let progress = |done, total| (self.progress)(LoadProgress::Hashing { done, total });
             bundle.verify_hashes_under(&self.cancel, progress)?;
@@ -209,7 +220,8 @@ impl EngineBuilder {
             file: None,
             cancel: self.cancel.clone(),
         };
-        let graphs = Arc::new(self.load_graphs(&bundle, settings, &library.path)?);
+        let adapter_bytes = adapter.as_ref().map_or(0, |adapter| adapter.bytes());
+        let graphs = Arc::new(self.load_graphs(&bundle, adapter_bytes, settings, &library.path)?);
         let limits = Limits {
             kv_budget: self.kv_budget,
             prefill_chunk: self.chunk(&bundle),
@@ -222,16 +234,22 @@ impl EngineBuilder {
             graphs,
             limits,
         });
-        let engine = Engine { inner };
+        let engine = Engine { inner, adapter };
         engine.warm_up(&self.cancel)?;
         Ok(engine)
     }
 
     /// Whether a device has the memory and, if it is a card, computes right.
-    fn check(&self, bundle: &Bundle, settings: &GraphSettings, shelf: Option<&EngineShelf>) -> Result<()> {
+    fn check(
+        &self,
+        bundle: &Bundle,
+        adapter_bytes: u64,
+        settings: &GraphSettings,
+        shelf: Option<&EngineShelf>,
+    ) -> Result<()> {
         if !self.ignore_memory {
             let estimate = MemoryEstimate::of(bundle, USUAL_TOKENS, self.chunk(bundle));
-            check_memory(bundle, settings.device, &estimate)?;
+            check_memory(bundle, settings.device, &estimate.with_adapter(adapter_bytes))?;
         }
         match shelf {
             Some(shelf) => shelf.self_test(settings),
@@ -258,6 +276,7 @@ impl EngineBuilder {
     fn load_graphs(
         &mut self,
         bundle: &Bundle,
+        adapter_bytes: u64,
         mut settings: GraphSettings,
         library: &Path,
     ) -> Result<Graphs> {
@@ -292,7 +311,7 @@ impl EngineBuilder {
         let mut decoder = Err(Inner::Cancelled.into());
         for device in candidates {
             settings.device = device;
-            decoder = match self.check(bundle, &settings, shelf.as_ref()) {
+            decoder = match self.check(bundle, adapter_bytes, &settings, shelf.as_ref()) {
                 Ok(()) => {
                     settings.threads = self.chosen_threads(bundle, &settings)?;
                     load(self, contract::DECODER, &settings)
@@ -373,6 +392,7 @@ impl EngineBuilder {
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Loaded>,
+    adapter: Option<Arc<Adapter>>,
 }
 
 struct Loaded {
@@ -397,6 +417,7 @@ impl Engine {
     pub fn builder(dir: impl AsRef<Path>) -> EngineBuilder {
         EngineBuilder {
             dir: dir.as_ref().to_owned(),
+            adapter: None,
             device: Device::Auto,
             threads: None,
             thread_choices: None,
@@ -436,6 +457,35 @@ impl Engine {
         // Sessions hold the graphs alone.
         drop(Arc::try_unwrap(loaded.graphs).map_err(|_| in_use())?);
         other.build()
+    }
+
+    /// Another handle of this engine, whose sessions write with the adapter in `file`, as `lwv-export adapter` makes it. The graphs are
+    /// in memory once; sessions that are there already keep what they write with.
+    ///
+    /// ```no_run
+    /// use lwv_runtime::Engine;
+    /// let plain = Engine::builder("bundle").build()?;
+    /// let formal = plain.with_adapter("bundle/adapters/formal.onnx_adapter")?;
+    /// let (mut as_it_is, mut formally) = (plain.session()?, formal.session()?);
+    /// # Ok::<(), lwv_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The bundle takes no adapters; the file is missing, damaged, or for another bundle.
+    pub fn with_adapter(&self, file: impl AsRef<Path>) -> Result<Self> {
+        let adapter = Adapter::open(file.as_ref(), self.bundle())?;
+        Ok(Self {
+            inner: Arc::clone(&self.inner),
+            adapter: Some(Arc::new(adapter)),
+        })
+    }
+
+    /// Another handle of this engine, whose sessions write without an adapter.
+    pub fn without_adapter(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            adapter: None,
+        }
     }
 
     /// A new, empty text.
@@ -482,7 +532,13 @@ impl Engine {
             limits,
             ..
         } = &*self.inner;
-        Ok(Box::new(OrtDecoder::new(Arc::clone(graphs), bundle, *limits)?))
+        let adapter = self.adapter.as_deref();
+        Ok(Box::new(OrtDecoder::new(
+            Arc::clone(graphs),
+            bundle,
+            adapter,
+            *limits,
+        )?))
     }
 
     /// Makes prompts for the bundle's model.
@@ -493,6 +549,15 @@ impl Engine {
     /// The bundle.
     pub fn bundle(&self) -> &Bundle {
         &self.inner.bundle
+    }
+
+    /// By what texts are told apart: the [id](Bundle::id) of the bundle, and where there is an adapter `+` and the hash of its file.
+    pub fn id(&self) -> String {
+        let bundle = self.bundle().id();
+        match &self.adapter {
+            Some(adapter) => format!("{bundle}+{}", adapter.sha256()),
+            None => bundle,
+        }
     }
 
     /// Where the graphs run; never [`Device::Auto`].
@@ -518,6 +583,7 @@ impl Engine {
     /// What a text of `tokens` tokens, prompt included, will take.
     pub fn estimate(&self, tokens: usize) -> MemoryEstimate {
         let Loaded { bundle, limits, .. } = &*self.inner;
-        MemoryEstimate::of(bundle, tokens, limits.prefill_chunk)
+        let adapter = self.adapter.as_ref().map_or(0, |adapter| adapter.bytes());
+        MemoryEstimate::of(bundle, tokens, limits.prefill_chunk).with_adapter(adapter)
     }
 }

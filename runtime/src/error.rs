@@ -1,7 +1,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lwv_model::ConfigError;
+use lwv_model::{AdapterFileError, ConfigError};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Library,
     /// The bundle lacks a file, or a file is not what the manifest says.
     Bundle,
+    /// An adapter cannot be read, or is not for the bundle.
+    Adapter,
     /// The chosen device cannot be used.
     Provider,
     /// The cache would be larger than its budget.
@@ -90,6 +92,21 @@ pub(crate) enum Inner {
         tensor: String,
         problem: String,
     },
+
+    #[error(
+        "the bundle `{}` takes no adapters; export it with `--runtime-adapters`, or merge the adapter when exporting (`--adapter`)",
+        bundle.display()
+    )]
+    NoAdapterInputs { bundle: PathBuf },
+    #[error("cannot read the adapter `{}`: {source}", path.display())]
+    ReadAdapter { path: PathBuf, source: std::io::Error },
+    #[error("the adapter `{}` cannot be used: {source}; make it again with `lwv-export adapter`", path.display())]
+    AdapterFile { path: PathBuf, source: AdapterFileError },
+    #[error(
+        "the adapter `{}` is not for this bundle: {problem}; make it for this one with `lwv-export adapter`",
+        path.display()
+    )]
+    AdapterMismatch { path: PathBuf, problem: String },
 
     #[error("device `{device}`: {reason}")]
     Provider { device: String, reason: String },
@@ -180,6 +197,18 @@ pub(crate) enum Inner {
         wants: String,
         found: String,
     },
+    #[error(
+        "the draft `{}` was written {}, this is the bundle {}; name the adapter that it was begun with (`--adapter`), or \
+         begin anew",
+        path.display(),
+        with_adapter(wants.as_deref()),
+        with_adapter(found.as_deref())
+    )]
+    DraftAdapter {
+        path: PathBuf,
+        wants: Option<String>,
+        found: Option<String>,
+    },
     #[error("`{}` was changed since the draft was begun; put the picture back, or begin anew", path.display())]
     DraftImage { path: PathBuf },
     #[error("a record of the draft cannot be written: {0}")]
@@ -207,6 +236,10 @@ impl Error {
             | Inner::MissingGraph { .. }
             | Inner::Family { .. }
             | Inner::Contract { .. } => ErrorKind::Bundle,
+            Inner::NoAdapterInputs { .. }
+            | Inner::ReadAdapter { .. }
+            | Inner::AdapterFile { .. }
+            | Inner::AdapterMismatch { .. } => ErrorKind::Adapter,
             Inner::Provider { .. } | Inner::Write { .. } => ErrorKind::Provider,
             Inner::Budget { .. } | Inner::TooLarge { .. } | Inner::OutOfMemory { .. } => ErrorKind::Memory,
             Inner::Processor(_)
@@ -225,6 +258,7 @@ impl Error {
             | Inner::NoDraft { .. }
             | Inner::DraftVersion { .. }
             | Inner::DraftBundle { .. }
+            | Inner::DraftAdapter { .. }
             | Inner::DraftImage { .. }
             | Inner::Record(_) => ErrorKind::Draft,
             Inner::PlanLine { .. } | Inner::Plan(_) => ErrorKind::Plan,
@@ -302,6 +336,13 @@ fn list(places: &[String]) -> String {
 /// As many digits of a hash as people compare.
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
+}
+
+/// Which adapter a text is written with, by the hash of its file.
+fn with_adapter(hash: Option<&str>) -> String {
+    hash.map_or("without an adapter".to_owned(), |hash| {
+        format!("with adapter {}", short(hash))
+    })
 }
 
 /// Bytes in MiB, rounded up.

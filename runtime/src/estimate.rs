@@ -73,6 +73,13 @@ impl MemoryEstimate {
         }
     }
 
+    /// The same with an adapter of so many bytes.
+    pub(crate) fn with_adapter(mut self, bytes: u64) -> Self {
+        self.weights = self.weights.saturating_add(bytes);
+        self.read_for_a_token = self.read_for_a_token.saturating_add(bytes);
+        self
+    }
+
     /// The sum in bytes.
     pub fn total(&self) -> u64 {
         self.weights.saturating_add(self.kv).saturating_add(self.buffers)

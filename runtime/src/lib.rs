@@ -11,6 +11,7 @@
 //! Nothing here opens a socket. Errors name the file, graph, tensor or setting and say what to do.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod adapter;
 mod binding;
 mod bundle;
 mod cancel;

@@ -4,6 +4,7 @@ use lwv_model::contract;
 use lwv_processor::Patches;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 
+use crate::adapter::Adapter;
 use crate::binding::{Bind, Binding, Elements, Slot};
 use crate::bundle::Bundle;
 use crate::cancel::Interrupt;
@@ -84,7 +85,12 @@ struct Sizes {
 }
 
 impl OrtDecoder {
-    pub(crate) fn new(graphs: Arc<Graphs>, bundle: &Bundle, limits: Limits) -> Result<Self> {
+    pub(crate) fn new(
+        graphs: Arc<Graphs>,
+        bundle: &Bundle,
+        adapter: Option<&Adapter>,
+        limits: Limits,
+    ) -> Result<Self> {
         let text = &bundle.config().text;
         let sizes = Sizes {
             vocabulary: text.vocab_size,
@@ -122,6 +128,9 @@ impl OrtDecoder {
             &sizes.positions(sizes.chunk),
         )?;
         let logits = Logits::new(&mut binding, sizes, bundle.scores_several())?;
+        for tensor in adapter.map(Adapter::tensors).unwrap_or_default() {
+            binding.bind_adapter_tensor(tensor)?;
+        }
         Ok(Self {
             control: RunControl::new()?,
             embedder: Embedder::new(&graphs.embed_tokens, sizes)?,

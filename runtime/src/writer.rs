@@ -4,7 +4,7 @@ mod passes;
 use lwv_processor::{Message, Processor, RgbImage};
 
 use crate::cancel::CancelToken;
-use crate::draft::{Draft, Outline, Revision};
+use crate::draft::{Draft, Outline, Revision, check_engine};
 use crate::engine::Engine;
 use crate::error::{Error, Inner, Result};
 use crate::generation::{Event, FinishReason, GenerationSettings};
@@ -128,8 +128,8 @@ pub struct Writer {
     session: Session,
     task: Task,
     settings: WriterSettings,
-    /// Id of the bundle, where one is known.
-    bundle: Option<String>,
+    /// Id of the bundle and adapter, where one is known.
+    engine: Option<String>,
     draft: Option<Draft>,
 }
 
@@ -141,7 +141,7 @@ impl Writer {
     pub fn new(engine: &Engine, task: Task, settings: WriterSettings) -> Result<Self> {
         let processor = engine.processor().clone();
         let mut writer = Self::with_session(processor, engine.session()?, task, settings);
-        writer.bundle = Some(engine.bundle().id());
+        writer.engine = Some(engine.id());
         Ok(writer)
     }
 
@@ -158,7 +158,7 @@ impl Writer {
             session,
             task,
             settings,
-            bundle: None,
+            engine: None,
             draft: None,
         }
     }
@@ -171,16 +171,11 @@ impl Writer {
     /// From now on all that is written is in `draft` too.
     ///
     /// # Errors
-    /// The draft was begun by another bundle, or is deterministic and was begun with another chunk of prefill.
+    /// The draft was begun by another bundle, or with another adapter, or is deterministic and was begun with another chunk of prefill.
     pub fn keep(&mut self, draft: Draft) -> Result<()> {
         let header = draft.header();
-        if let Some(found) = self.bundle.as_ref().filter(|id| **id != header.bundle) {
-            return Err(Inner::DraftBundle {
-                path: draft.path().to_owned(),
-                wants: header.bundle.clone(),
-                found: found.clone(),
-            }
-            .into());
+        if let Some(engine) = &self.engine {
+            check_engine(draft.path(), &header.bundle, engine)?;
         }
         if self.settings.deterministic && header.settings.prefill_chunk != self.session.chunk() {
             return Err(Error::setting(

@@ -17,7 +17,7 @@ pub(crate) const DRAFT_VERSION: u32 = 1;
 pub struct DraftHeader {
     /// Version of the draft's form.
     pub lwv_draft: u32,
-    /// [`Bundle::id`](crate::Bundle::id) of the bundle that writes it.
+    /// [`Engine::id`](crate::Engine::id) of the bundle, and of the adapter where there is one, that writes it.
     pub bundle: String,
     /// What is to be written.
     pub task: DraftTask,
@@ -169,9 +169,57 @@ impl DraftImage {
     }
 }
 
+/// Checks that the draft in the file `path`, which the [engine](crate::Engine::id) `begun` has begun, is gone on with by the same one.
+///
+/// # Errors
+/// It was another bundle, or the same one with another adapter.
+pub(crate) fn check_engine(path: &Path, begun: &str, now: &str) -> Result<()> {
+    let parts = |id: &str| match id.split_once('+') {
+        Some((bundle, adapter)) => (bundle.to_owned(), Some(adapter.to_owned())),
+        None => (id.to_owned(), None),
+    };
+    let (wants, found) = (parts(begun), parts(now));
+    let path = path.to_owned();
+    if wants.0 != found.0 {
+        let (wants, found) = (wants.0, found.0);
+        return Err(Inner::DraftBundle { path, wants, found }.into());
+    }
+    if wants.1 != found.1 {
+        let (wants, found) = (wants.1, found.1);
+        return Err(Inner::DraftAdapter { path, wants, found }.into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_draft_knows_bundle_and_adapter() {
+        let check = |begun: &str, now: &str| {
+            let checked = check_engine(Path::new("d.draft"), begun, now);
+            checked.err().map(|error| error.to_string())
+        };
+        for same in ["one", "one+formal"] {
+            assert_eq!(check(same, same), None);
+        }
+        let text = check("one+formal", "two+formal").unwrap();
+        assert!(
+            text.contains("written by bundle one, but this is bundle two"),
+            "{text}"
+        );
+        let text = check("one+formal", "one").unwrap();
+        assert!(
+            text.contains("with adapter formal, this") && text.contains("without an adapter"),
+            "{text}"
+        );
+        let text = check("one", "one+lively").unwrap();
+        assert!(
+            text.contains("d.draft") && text.contains("with adapter lively"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_picture_that_was_exchanged_is_noticed() {

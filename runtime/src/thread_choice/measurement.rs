@@ -34,7 +34,7 @@ pub(crate) fn seconds_for_a_token(bundle: &Bundle, settings: &GraphSettings) -> 
         context: count,
         provider_memory: false,
     };
-    let mut decoder = OrtDecoder::new(Arc::new(graphs), bundle, limits)?;
+    let mut decoder = OrtDecoder::new(Arc::new(graphs), bundle, None, limits)?;
     decoder.reserve(count)?;
     let axes = bundle.config().position_axes();
     let mut seconds = Vec::with_capacity(count);
