@@ -36,6 +36,9 @@ Examples:
     lwv-write bundle --prompt 'Describe a harbour.' --temperature 0.9 --min-p 0.05 --xtc-probability 0.3 \
         --logit-bias 4032=-inf
 
+  Write with an adapter that a LoRA was made into (`lwv-export adapter --help`):
+    lwv-write bundle --adapter bundle/adapters/formal.onnx_adapter --prompt-file task.txt --words 800
+
   Let editors that speak OpenAI's protocol write with it, on this machine only:
     lwv-write serve bundle
 

@@ -7,6 +7,10 @@ use serde::Serialize;
 /// How a bundle is loaded, and on what it computes.
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct EngineOptions {
+    /// Write with the adapter in this file, as lwv-export adapter makes it; the bundle must have been exported with
+    /// --runtime-adapters.
+    #[arg(long, value_name = "FILE")]
+    pub adapter: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda, cuda:1, tensorrt or tensorrt-rtx. Only auto falls back, and says so.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     #[serde(serialize_with = "as_text")]
@@ -72,6 +76,9 @@ impl EngineOptions {
             Some(threads) => builder.threads(threads as usize),
             None => builder.choose_threads(ThreadChoices::new(ThreadChoices::usual_folder())),
         };
+        if let Some(adapter) = &self.adapter {
+            builder = builder.adapter(adapter);
+        }
         if let Some(library) = &self.onnxruntime {
             builder = builder.library(library);
         }

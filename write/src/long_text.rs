@@ -207,7 +207,7 @@ fn header(recipe: &Recipe, engine: &Engine, writer: &Writer, outline: Outline) -
         threads: engine.threads(),
         device: engine.device().to_string(),
     };
-    let mut header = DraftHeader::new(engine.bundle().id(), task, outline, settings, recipe.out.clone());
+    let mut header = DraftHeader::new(engine.id(), task, outline, settings, recipe.out.clone());
     header.keep = recipe.keep_draft;
     Ok(header)
 }

@@ -108,6 +108,8 @@ enum lwv_status
     LWV_STATUS_PANIC = -14,
     // Another failure.
     LWV_STATUS_OTHER = -15,
+    // The adapter cannot be read, or is not for the bundle.
+    LWV_STATUS_ADAPTER = -16,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -290,6 +292,8 @@ typedef struct lwv_engine_options {
     lwv_progress_callback progress;
     // What the callback is given.
     void *user_data;
+    // File of the adapter to write with, as `lwv-export adapter` makes it; NULL for none.
+    const char *adapter;
 } lwv_engine_options;
 
 // What an engine is. Set `size` before it is asked for. The texts belong to the engine.

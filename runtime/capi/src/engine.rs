@@ -92,6 +92,8 @@ pub struct lwv_engine_options {
     pub progress: lwv_progress_callback,
     /// What the callback is given.
     pub user_data: *mut c_void,
+    /// File of the adapter to write with, as `lwv-export adapter` makes it; NULL for none.
+    pub adapter: *const c_char,
 }
 
 // SAFETY: `repr(C)`, `size` first, numbers and pointers; a callback of no bits is `None`.
@@ -110,6 +112,7 @@ unsafe impl Structure for lwv_engine_options {
             cancel: std::ptr::null(),
             progress: None,
             user_data: std::ptr::null_mut(),
+            adapter: std::ptr::null(),
         }
     }
 }
@@ -187,6 +190,9 @@ unsafe fn builder(options: &lwv_engine_options) -> Result<EngineBuilder> {
     let mut builder = Engine::builder(path(options.bundle, "bundle")?)
         .device(device)
         .cancel(cancel.clone());
+    if let Some(adapter) = optional_text(options.adapter, "adapter")? {
+        builder = builder.adapter(adapter);
+    }
     if let Some(library) = optional_text(options.onnxruntime, "onnxruntime")? {
         builder = builder.library(library);
     }

@@ -38,6 +38,8 @@ pub enum lwv_status {
     Panic = -14,
     /// Another failure.
     Other = -15,
+    /// The adapter cannot be read, or is not for the bundle.
+    Adapter = -16,
 }
 
 impl From<ErrorKind> for lwv_status {
@@ -45,6 +47,7 @@ impl From<ErrorKind> for lwv_status {
         match kind {
             ErrorKind::Library => Self::Library,
             ErrorKind::Bundle => Self::Bundle,
+            ErrorKind::Adapter => Self::Adapter,
             ErrorKind::Provider => Self::Provider,
             ErrorKind::Memory => Self::Memory,
             ErrorKind::Prompt => Self::Prompt,
