@@ -8,13 +8,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use lwv_export::convert_adapter;
 use lwv_model::{
     Adapter, Checkpoint, Logits, ModelConfig, Precision, WeightNames, contract, expected_weights,
 };
-use lwv_runtime::DEFAULT_PREFILL_CHUNK;
+use lwv_runtime::{DEFAULT_PREFILL_CHUNK, Engine};
 use lwv_tests::{
-    Case, Difference, OnnxFile, OrtText, bundle, bundle_with_adapter, copy_folder, engine, export_into,
-    fixtures, highest, read_json, recipe, vectors, write_json,
+    Case, Difference, OnnxFile, OrtText, bundle, bundle_for_adapters, bundle_with_adapter, copy_folder,
+    engine, export_into, fixtures, highest, read_json, recipe, scratch, vectors, write_json,
 };
 use lwv_train::{Network, Tensor};
 
@@ -118,30 +119,42 @@ fn candle_with_an_adapter() {
     difference.assert_within("candle with an adapter, logits", LOGITS);
 }
 
+/// Compares a bundle, of which every token is a chunk of its own, since it gives the last position's logits only.
+fn compare(fixture: &Fixture, engine: &Engine, difference: &mut Difference) {
+    let prompt = fixture.base.prompts[&fixture.prompt].prompt(engine.processor());
+    let mut text = OrtText::new(engine, prompt.input_ids.len() + fixture.greedy_ids.len());
+    let mut all: Vec<Vec<f32>> = Vec::new();
+    text.extend(&prompt, |_, logits| all.push(logits.to_vec()));
+    for (position, expected) in fixture.positions.iter().zip(&fixture.logits) {
+        let place = || format!("{} position {position}", fixture.name);
+        difference.add(place, expected, &all[*position]);
+    }
+    for (step, id) in fixture.greedy_ids.iter().enumerate() {
+        fixture.check_step(step, &text.logits(), difference);
+        text.step(*id);
+    }
+}
+
 #[test]
 fn bundle_with_a_merged_adapter() {
     let mut difference = Difference::default();
     for fixture in Fixture::all() {
-        let folder = bundle_with_adapter(&fixture.base.dir, &fixture.adapter);
-        // Every token is a chunk of its own, since a bundle gives the last position's logits only.
-        let engine = engine(&folder, 1);
-        let prompt = fixture.base.prompts[&fixture.prompt].prompt(engine.processor());
-        let mut text = OrtText::new(&engine, prompt.input_ids.len() + fixture.greedy_ids.len());
-        let mut all: Vec<Vec<f32>> = Vec::new();
-        text.extend(&prompt, |_, logits| all.push(logits.to_vec()));
-        for (position, expected) in fixture.positions.iter().zip(&fixture.logits) {
-            difference.add(
-                || format!("{} position {position}", fixture.name),
-                expected,
-                &all[*position],
-            );
-        }
-        for (step, id) in fixture.greedy_ids.iter().enumerate() {
-            fixture.check_step(step, &text.logits(), &mut difference);
-            text.step(*id);
-        }
+        let folder = bundle_with_adapter(&fixture.base.dir, Precision::Fp32, &fixture.adapter);
+        compare(&fixture, &engine(&folder, 1), &mut difference);
     }
     difference.assert_within("bundle with a merged adapter, logits", LOGITS);
+}
+
+#[test]
+fn bundle_with_a_loaded_adapter() {
+    let mut difference = Difference::default();
+    let fixture = Fixture::load("lora");
+    let folder = bundle_for_adapters(&fixture.base.dir, Precision::Fp32);
+    let file = scratch().join("lora.onnx_adapter");
+    convert_adapter(&fixture.adapter, &folder, &file).unwrap();
+    let engine = engine(&folder, 1).with_adapter(&file).unwrap();
+    compare(&fixture, &engine, &mut difference);
+    difference.assert_within("bundle with a loaded adapter, logits", LOGITS);
 }
 
 #[test]
@@ -152,7 +165,7 @@ fn merged_weights() {
         let checkpoint = Checkpoint::open(&fixture.base.dir).unwrap();
         let adapter = Adapter::open(&fixture.adapter).unwrap();
         let shapes: BTreeMap<String, Vec<usize>> = expected_weights(&config).into_iter().collect();
-        let bundle = bundle_with_adapter(&fixture.base.dir, &fixture.adapter);
+        let bundle = bundle_with_adapter(&fixture.base.dir, Precision::Fp32, &fixture.adapter);
         let graphs = [contract::DECODER, contract::VISION_ENCODER];
         let in_bundle: BTreeMap<String, Vec<f32>> = graphs
             .iter()

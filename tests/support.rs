@@ -25,11 +25,18 @@ mod folder;
 mod onnx;
 #[path = "support/random.rs"]
 mod random;
+#[path = "support/random_adapter.rs"]
+mod random_adapter;
 #[path = "support/random_checkpoint.rs"]
 mod random_checkpoint;
+#[path = "support/safetensors.rs"]
+mod safetensors;
 
 pub use alarm::cancelled;
-pub use bundle::{Quiet, bundle, bundle_for, bundle_for_tensorrt, bundle_with_adapter, export_into, recipe};
+pub use bundle::{
+    Quiet, bundle, bundle_for, bundle_for_adapters, bundle_for_tensorrt, bundle_with_adapter, export_into,
+    recipe,
+};
 pub use command::{Run, installed_c_library, lwv_export, lwv_quantize, lwv_serve, lwv_write};
 pub use difference::{Difference, cosine, highest};
 pub use engine::{OrtText, engine, graph, least_cosine, library, session};
@@ -37,4 +44,5 @@ pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};
 pub use folder::{copy_folder, read_json, scratch, target_folder, workspace, write_json};
 pub use onnx::{Border, OnnxFile};
 pub use random::Random;
-pub use random_checkpoint::random_checkpoint;
+pub use random_adapter::random_adapter;
+pub use random_checkpoint::{coarse_checkpoint, random_checkpoint};

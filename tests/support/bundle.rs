@@ -23,6 +23,7 @@ pub fn recipe(checkpoint: &Path, bundle: &Path, precision: Precision, adapter: O
         checkpoint: checkpoint.to_owned(),
         bundle: bundle.to_owned(),
         adapter: adapter.map(Path::to_owned),
+        runtime_adapters: false,
         precision,
         held_out: None,
         guard: false,
@@ -49,39 +50,53 @@ pub fn bundle(checkpoint: &Path, precision: Precision) -> PathBuf {
 
 /// The bundle of a checkpoint for a target, exported once in this process.
 pub fn bundle_for(target: Target, checkpoint: &Path, precision: Precision) -> PathBuf {
-    exported((target, None), checkpoint, precision, None)
+    exported(Recipe {
+        target,
+        ..unplaced(checkpoint, precision)
+    })
 }
 
 /// The bundle of a checkpoint for TensorRT of this version, exported once in this process.
 pub fn bundle_for_tensorrt(version: TensorRtVersion, checkpoint: &Path, precision: Precision) -> PathBuf {
-    exported((Target::TensorRt, Some(version)), checkpoint, precision, None)
+    exported(Recipe {
+        target: Target::TensorRt,
+        tensorrt_version: Some(version),
+        ..unplaced(checkpoint, precision)
+    })
 }
 
-/// The bundle in f32 of a checkpoint with an adapter, exported once in this process.
-pub fn bundle_with_adapter(checkpoint: &Path, adapter: &Path) -> PathBuf {
-    exported((Target::Ort, None), checkpoint, Precision::Fp32, Some(adapter))
+/// The bundle of a checkpoint with an adapter merged in, exported once in this process.
+pub fn bundle_with_adapter(checkpoint: &Path, precision: Precision, adapter: &Path) -> PathBuf {
+    exported(Recipe {
+        adapter: Some(adapter.to_owned()),
+        ..unplaced(checkpoint, precision)
+    })
 }
 
-fn exported(
-    (target, tensorrt_version): (Target, Option<TensorRtVersion>),
-    checkpoint: &Path,
-    precision: Precision,
-    adapter: Option<&Path>,
-) -> PathBuf {
+/// The bundle of a checkpoint that reads adapters when it runs, exported once in this process.
+pub fn bundle_for_adapters(checkpoint: &Path, precision: Precision) -> PathBuf {
+    exported(Recipe {
+        runtime_adapters: true,
+        ..unplaced(checkpoint, precision)
+    })
+}
+
+fn unplaced(checkpoint: &Path, precision: Precision) -> Recipe {
+    recipe(checkpoint, Path::new(""), precision, None)
+}
+
+/// What `unplaced` says but for the place.
+fn exported(unplaced: Recipe) -> PathBuf {
     static MADE: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let made = made.get_or_insert_default();
-    let key = format!(
-        "{} {target:?} {tensorrt_version:?} {precision:?} {adapter:?}",
-        checkpoint.display()
-    );
     let place = scratch().join(format!("bundle-{}", made.len()));
-    made.entry(key)
+    made.entry(format!("{unplaced:?}"))
         .or_insert_with(|| {
+            let checkpoint = unplaced.checkpoint.clone();
             let recipe = Recipe {
-                target,
-                tensorrt_version,
-                ..recipe(checkpoint, &place, precision, adapter)
+                bundle: place.clone(),
+                ..unplaced
             };
             export_into(&recipe).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
             place
