@@ -374,6 +374,36 @@ mod tests {
         );
     }
 
+    /// Offsets are laid out otherwise there, and fields may be left out.
+    #[test]
+    fn files_of_onnxruntime_are_read() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/fixtures/written_by_onnxruntime.onnx_adapter"
+        );
+        let file = std::fs::read(path).unwrap();
+        let mut read = read_adapter_file(&file).unwrap();
+        read.sort_by_key(|parameter| parameter.name);
+        let [a, b] = read.as_slice() else {
+            panic!("{read:?}");
+        };
+        assert_eq!(
+            (a.name, a.element_type, &*a.dims),
+            ("a", ElementType::Float32, &[2, 3][..])
+        );
+        let floats = [0.0_f32, 0.5, 1.0, 1.5, 2.0, 2.5].map(f32::to_le_bytes);
+        assert_eq!(a.data, floats.concat());
+        assert_eq!(
+            (b.name, b.element_type, &*b.dims),
+            ("b", ElementType::Float16, &[3, 1][..])
+        );
+        // -1, 0.25 and 8.
+        assert_eq!(
+            b.data,
+            [0xbc00_u16, 0x3400, 0x4800].map(u16::to_le_bytes).concat()
+        );
+    }
+
     /// Wherever a file is cut or changed, it is read or refused.
     #[test]
     fn damaged_files_are_refused() {

@@ -67,9 +67,10 @@ pub struct AdaptedProduct {
 }
 
 impl AdaptedProduct {
-    /// Width of what it makes.
+    /// Width of what it makes. A manifest that somebody wrote may hold any numbers; those that fit into none are the largest.
     pub fn outputs(&self) -> usize {
-        self.linears.iter().map(|linear| linear.outputs).sum()
+        let widths = self.linears.iter().map(|linear| linear.outputs);
+        widths.fold(0, usize::saturating_add)
     }
 }
 
