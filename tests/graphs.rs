@@ -5,9 +5,12 @@
     reason = "a panic is how a test fails"
 )]
 
+use lwv_export::convert_adapter;
 use lwv_model::{ModelConfig, Precision, contract};
-use lwv_tests::{Case, Difference, Random, bundle, graph};
-use ort::session::Session;
+use lwv_tests::{
+    Case, Difference, Random, bundle, bundle_for_adapters, bundle_with_adapter, fixtures, graph, scratch,
+};
+use ort::session::{Adapter, RunOptions, Session};
 use ort::value::{Tensor, TensorRef};
 
 /// The same graph on the same numbers: nothing may differ.
@@ -135,6 +138,7 @@ type Cache = Vec<Tensor<f32>>;
 /// A text on the decoder's graph alone, fed as other clients feed it.
 struct Text {
     session: Session,
+    options: RunOptions,
     config: ModelConfig,
     cache: Cache,
     length: usize,
@@ -142,6 +146,10 @@ struct Text {
 
 impl Text {
     fn new() -> Self {
+        Self::on(load(contract::DECODER))
+    }
+
+    fn on(session: Session) -> Self {
         let config = config();
         let text = &config.text;
         let empty = || {
@@ -150,7 +158,8 @@ impl Text {
         };
         Self {
             cache: (0..2 * text.num_hidden_layers).map(|_| empty()).collect(),
-            session: load(contract::DECODER),
+            session,
+            options: RunOptions::new().unwrap(),
             length: 0,
             config,
         }
@@ -171,7 +180,7 @@ impl Text {
             let name = [contract::past_key, contract::past_value][index % 2](index / 2);
             inputs.push((name.into(), cached.into()));
         }
-        let mut outputs = self.session.run(inputs).unwrap();
+        let mut outputs = self.session.run_with_options(inputs, &self.options).unwrap();
         let logits = outputs[contract::LOGITS]
             .try_extract_tensor::<f32>()
             .unwrap()
@@ -233,4 +242,36 @@ fn positions_of_images_are_kept() {
     for row in &expected.position_ids {
         assert!(row.iter().zip(&index).all(|(position, index)| position <= index));
     }
+}
+
+/// The runtime binds an adapter's tensors itself; other clients let ONNX Runtime read the file.
+#[test]
+fn onnxruntime_reads_adapters_by_itself() {
+    let (checkpoint, adapter) = (case().dir, fixtures().join("adapter/lora"));
+    let folder = bundle_for_adapters(&checkpoint, Precision::Fp32);
+    let file = scratch().join("by-itself.onnx_adapter");
+    convert_adapter(&adapter, &folder, &file).unwrap();
+    let mut random = Random::new(4);
+    let count = 12;
+    let embeds: Vec<f32> = (0..count * config().text.hidden_size)
+        .map(|_| random.signed())
+        .collect();
+    let positions = (0..count as i64).collect::<Vec<i64>>().repeat(3);
+    let merged = bundle_with_adapter(&checkpoint, Precision::Fp32, &adapter);
+    let merged = Text::on(graph(&merged, contract::DECODER)).extend(&embeds, positions.clone());
+    let mut text = Text::on(graph(&folder, contract::DECODER));
+    text.options
+        .add_adapter(&Adapter::from_file(&file, None).unwrap())
+        .unwrap();
+    let loaded = text.extend(&embeds, positions.clone());
+    let mut difference = Difference::default();
+    difference.add(|| "the last logits".to_owned(), &merged, &loaded);
+    difference.assert_within("an adapter that ONNX Runtime has read", 3e-5);
+    let plain = Text::on(graph(&folder, contract::DECODER)).extend(&embeds, positions.clone());
+    assert_eq!(
+        plain,
+        Text::new().extend(&embeds, positions),
+        "without the adapter"
+    );
+    assert!(lwv_tests::cosine(&plain, &loaded) < 0.99);
 }
