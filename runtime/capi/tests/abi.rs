@@ -42,7 +42,7 @@ fn layouts() -> Vec<Layout> {
         layout!(lwv_device: size, name, description, memory),
         layout!(lwv_progress: size, stage, done, total, graph),
         layout!(lwv_engine_options: size, bundle, device, onnxruntime, engines, kv_budget, prefill_chunk, threads, flags,
-            cancel, progress, user_data),
+            cancel, progress, user_data, adapter),
         layout!(lwv_engine_info: size, device, provider, context_length, threads, reads_images),
         layout!(lwv_memory_estimate: size, weights, kv, buffers, total, read_for_a_token),
         layout!(lwv_sampler_settings: size, seed, flags, temperature, top_p, min_p, typical_p, xtc_probability, xtc_threshold,
