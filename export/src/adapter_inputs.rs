@@ -32,7 +32,7 @@ impl AdapterInputs {
     }
 
     /// `made + x · A · B`, where `made` is what linear layers with these weights have made of `x` in one product called `name`. A and B
-    /// become inputs; left out they have rank 0, and the update is 0. Layers that are none of the decoder's, and those of graphs that read no
+    /// become inputs; left out they are zeros, and so is the update. Layers that are none of the decoder's, and those of graphs that read no
     /// adapters, keep what was made.
     ///
     /// # Errors
@@ -63,13 +63,16 @@ impl AdapterInputs {
             inputs: x.width,
             linears: linears.collect::<Result<_, Error>>()?,
         };
-        let sizes = [[product.inputs as i64, 0], [0, product.outputs() as i64]];
+        // Of rank 1, not 0: kernels for processors make zeros of products without an inner dimension, others may not.
+        let sizes = [[product.inputs, 1], [1, product.outputs()]];
         for (input, sizes) in contract::adapter_inputs(std::slice::from_ref(&product))
             .iter()
             .zip(sizes)
         {
+            let zeros = vec![0; sizes[0] * sizes[1] * input.element_type.size()];
+            let sizes = sizes.map(|size| size as i64);
             let dtype = data_type(input.element_type);
-            graph.input_with_default(&input.name, dtype, &dimensions(input), &sizes, Vec::new());
+            graph.input_with_default(&input.name, dtype, &dimensions(input), &sizes, zeros);
         }
         self.products.push(product);
         let narrow = graph.op("MatMul", &[&x.name, &contract::lora_a(name)], []);

@@ -211,7 +211,7 @@ pub fn scoring_decoder(config: &ModelConfig, cache: ElementType) -> GraphContrac
 
 /// Optional inputs of a [`DECODER`] that takes adapters: for each product A `[inputs, rank]` and B `[rank, outputs]`, in this order.
 /// A product of several linear layers has the ranks of all of them side by side, and B is zero where rows of one meet outputs of
-/// another. The adapter's scale is part of B. Where a run does not give them the rank is 0.
+/// another. The adapter's scale is part of B. Where a run does not give them they are zeros of rank 1.
 pub fn adapter_inputs(products: &[AdaptedProduct]) -> Vec<TensorContract> {
     let of_product = |product: &AdaptedProduct| {
         let rank = || symbol(&format!("{}.rank", product.name));
