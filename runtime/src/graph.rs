@@ -93,6 +93,8 @@ fn open(
     let builder = Session::builder(&settings.environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_parallel_execution(false)?
+        // A plan of memory would be made and kept for every length of a text, and used once.
+        .with_memory_pattern(false)?
         .with_intra_threads(settings.threads.threads)?
         .with_inter_threads(1)?;
     let builder = match settings.threads.spinning {
@@ -171,18 +173,28 @@ fn tensor(name: &str, of_type: &ValueType) -> Option<TensorContract> {
 
 /// What stops the runs of one decoder.
 pub(crate) struct RunControl {
+    /// For runs that come again and again.
     pub(crate) options: RunOptions,
+    /// For runs of pictures and many tokens, which take much memory and give it back.
+    pub(crate) large: RunOptions,
 }
 
 impl RunControl {
-    pub(crate) fn new() -> Result<Arc<Self>> {
+    /// Of runs on `device`.
+    pub(crate) fn new(device: Device) -> Result<Arc<Self>> {
+        let mut large = RunOptions::new()?;
+        if device == Device::Cpu {
+            large.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+        }
         Ok(Arc::new(Self {
             options: RunOptions::new()?,
+            large,
         }))
     }
 
     /// Lets runs go on after an interruption.
     pub(crate) fn clear(&self) -> Result<()> {
+        self.large.unterminate()?;
         Ok(self.options.unterminate()?)
     }
 }
@@ -191,6 +203,7 @@ impl Interrupt for RunControl {
     fn interrupt(&self) {
         // It fails only for options that do not exist.
         let _ = self.options.terminate();
+        let _ = self.large.terminate();
     }
 }
 

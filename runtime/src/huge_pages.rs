@@ -5,7 +5,6 @@
     reason = "memory of huge pages is asked for by a system call, and shared out for several things"
 )]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +12,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A huge page of x86-64, and of AArch64 with pages of 4 KiB.
 const PAGE: usize = 2 << 20;
 
-/// Regions are so large, or larger where one thing is. What is never written to takes no memory.
+/// Regions of memory that stays are so large, or larger where one thing is. What is never written to takes no memory.
 const REGION: usize = 64 << 20;
 
 /// Things begin at cache lines.
 const LINE: usize = 64;
 
 /// Shares memory out. A region lives as long as any piece of it.
-#[derive(Default)]
 pub(crate) struct HugePages {
+    /// Bytes of a region.
+    region: usize,
     current: Mutex<Option<Current>>,
+}
+
+impl Default for HugePages {
+    fn default() -> Self {
+        Self::in_regions(REGION)
+    }
 }
 
 struct Current {
@@ -30,12 +36,10 @@ struct Current {
     used: usize,
 }
 
-/// Zeroed memory of huge pages.
+/// Memory of huge pages, zeroed by the system when it is first written to.
 struct Region {
     memory: NonNull<u8>,
-    layout: Layout,
-    /// The first huge page.
-    start: usize,
+    size: usize,
 }
 
 /// Numbers in huge pages, which nobody else has.
@@ -56,6 +60,14 @@ impl Number for u8 {}
 impl Number for i64 {}
 
 impl HugePages {
+    /// Memory that is given back in parts of `region` bytes.
+    pub(crate) fn in_regions(region: usize) -> Self {
+        Self {
+            region,
+            current: Mutex::default(),
+        }
+    }
+
     /// A copy of `values`; `None` where there are no huge pages, or no memory.
     pub(crate) fn copy<T: Number>(&self, values: &[T]) -> Option<Piece<T>> {
         let mut piece = self.zeroed(values.len())?;
@@ -68,15 +80,15 @@ impl HugePages {
     pub(crate) fn zeroed<T: Number>(&self, count: usize) -> Option<Piece<T>> {
         let bytes = count.checked_mul(size_of::<T>())?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |current: &Current| bytes > current.region.size() - current.used;
+        let full = |current: &Current| bytes > current.region.size - current.used;
         if current.as_ref().is_none_or(full) {
-            let region = Arc::new(Region::new(bytes.max(REGION))?);
+            let region = Arc::new(Region::new(bytes.max(self.region))?);
             *current = Some(Current { region, used: 0 });
         }
         let Current { region, used } = current.as_mut()?;
         // SAFETY: the region has that many bytes behind `used`, which nobody else knows of; lines are aligned for every number.
-        let values = unsafe { region.memory.add(region.start + *used).cast() };
-        *used = (*used + bytes).next_multiple_of(LINE).min(region.size());
+        let values = unsafe { region.memory.add(*used).cast() };
+        *used = (*used + bytes).next_multiple_of(LINE).min(region.size);
         Some(Piece {
             values,
             count,
@@ -85,47 +97,62 @@ impl HugePages {
     }
 }
 
+#[cfg(target_os = "linux")]
 impl Region {
+    /// A region of at least so many bytes; `None` where the system has no huge pages, or no memory.
     fn new(bytes: usize) -> Option<Self> {
-        // Memory that is asked for at a page would be written to, to have it zeroed.
-        let size = bytes.checked_next_multiple_of(PAGE)?.checked_add(PAGE)?;
-        let layout = Layout::from_size_align(size, align_of::<u64>()).ok()?;
-        // SAFETY: the layout is not empty.
-        let memory = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        let start = memory.as_ptr().addr().wrapping_neg() % PAGE;
-        let region = Self {
-            memory,
-            layout,
-            start,
-        };
-        region.ask_for_huge_pages().then_some(region)
-    }
-
-    /// Bytes in huge pages.
-    fn size(&self) -> usize {
-        self.layout.size() - PAGE
-    }
-
-    /// Whether the system gives them.
-    #[cfg(target_os = "linux")]
-    fn ask_for_huge_pages(&self) -> bool {
-        // SAFETY: this memory is ours and begins at a page; what is asked for changes nothing that can be seen in it.
-        unsafe {
-            let memory = self.memory.add(self.start).as_ptr().cast();
-            libc::madvise(memory, self.size(), libc::MADV_HUGEPAGE) == 0
+        let size = bytes.checked_next_multiple_of(PAGE)?;
+        let whole = size.checked_add(PAGE)?;
+        let (rights, kind) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: the system chooses where; nothing is replaced.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), whole, rights, kind, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return None;
         }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn ask_for_huge_pages(&self) -> bool {
-        false
+        let before = mapped.addr().wrapping_neg() % PAGE;
+        // SAFETY: what is given back and what is asked for lie in the memory that was just mapped, and nobody knows of it yet.
+        let (memory, is_given) = unsafe {
+            let memory = mapped.byte_add(before);
+            unmap(mapped, before);
+            unmap(memory.byte_add(size), PAGE - before);
+            (memory, libc::madvise(memory, size, libc::MADV_HUGEPAGE) == 0)
+        };
+        let region = Self {
+            memory: NonNull::new(memory.cast())?,
+            size,
+        };
+        is_given.then_some(region)
     }
 }
 
+/// Gives memory back.
+///
+/// # Safety
+/// It was mapped, and nobody uses it any more.
+#[cfg(target_os = "linux")]
+unsafe fn unmap(memory: *mut libc::c_void, size: usize) {
+    if size > 0 {
+        // SAFETY: as the caller says. It fails only where more parts are mapped than the system counts, and then the memory stays.
+        unsafe { libc::munmap(memory, size) };
+    }
+}
+
+#[cfg(target_os = "linux")]
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout, and no piece is left.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+        // SAFETY: it was mapped, and no piece is left.
+        unsafe { unmap(self.memory.as_ptr().cast(), self.size) }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Region {
+    /// `None`: other systems are not asked.
+    fn new(_bytes: usize) -> Option<Self> {
+        None
     }
 }
 

@@ -6,6 +6,9 @@ use crate::bundle::Bundle;
 use crate::error::{Inner, Result};
 use crate::huge_pages::HugePages;
 
+/// Bytes of the cache's memory that are given back together, so that little is there twice when it grows.
+const REGION: usize = 8 << 20;
+
 /// Sizes of a decoder's cache of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KvLayout {
@@ -142,7 +145,7 @@ impl KvCache {
 
     fn create(&mut self, binding: &mut Binding, capacity: usize) -> Result<()> {
         let shape = self.layout.shape(capacity);
-        let pages = HugePages::default();
+        let pages = HugePages::in_regions(REGION);
         for layer in 0..self.layout.layers {
             let names = [
                 (contract::past_key(layer), contract::present_key(layer)),
@@ -172,7 +175,7 @@ impl KvCache {
             Place::Behind => (stride(self.capacity), stride(capacity), stride(filled)),
             Place::Joined => (stride(self.dense), stride(self.dense), stride(self.dense)),
         };
-        let pages = HugePages::default();
+        let pages = HugePages::in_regions(REGION);
         for index in 0..self.tensors.len() {
             let old = self.tensors[index];
             let [slot, other] = self.allocate(binding, capacity, &pages)?;

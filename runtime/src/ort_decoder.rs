@@ -132,7 +132,7 @@ impl OrtDecoder {
             binding.bind_adapter_tensor(tensor)?;
         }
         Ok(Self {
-            control: RunControl::new()?,
+            control: RunControl::new(graphs.device)?,
             embedder: Embedder::new(&graphs.embed_tokens, sizes)?,
             on_host: on_device.is_none(),
             cache: KvCache::new(KvLayout::of(bundle), limits.kv_budget, sizes.context, on_device),
@@ -165,7 +165,11 @@ impl OrtDecoder {
             .expect(&mut self.binding, scored, self.sizes.vocabulary)?;
         self.cache.before_run(&mut self.binding, self.length, count)?;
         let mut session = self.graphs.decoder.lock();
-        self.binding.run(&mut session, &self.control.options)?;
+        let options = match count > LONGEST_STEP {
+            true => &self.control.large,
+            false => &self.control.options,
+        };
+        self.binding.run(&mut session, options)?;
         self.cache.after_run(total);
         self.length = total;
         Ok(())

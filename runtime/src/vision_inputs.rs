@@ -50,7 +50,7 @@ impl VisionInputs {
         });
         let mut session = graph.lock();
         let outputs = session
-            .run_with_options(inputs, &control.options)
+            .run_with_options(inputs, &control.large)
             .map_err(failed)?;
         let (_, features) = outputs[contract::IMAGE_FEATURES]
             .try_extract_tensor::<f32>()
