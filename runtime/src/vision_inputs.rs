@@ -49,9 +49,7 @@ impl VisionInputs {
             Self::Nothing => Vec::new(),
         });
         let mut session = graph.lock();
-        let outputs = session
-            .run_with_options(inputs, &control.large)
-            .map_err(failed)?;
+        let outputs = session.run_with_options(inputs, &control.large).map_err(failed)?;
         let (_, features) = outputs[contract::IMAGE_FEATURES]
             .try_extract_tensor::<f32>()
             .map_err(failed)?;

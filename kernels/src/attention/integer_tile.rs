@@ -115,14 +115,14 @@ impl IntegerRoom {
         for (group, keys) in groups.enumerate() {
             for part in 0..parts {
                 let mut rows = [u32x16::splat(avx512, 0); LANES];
-                for lane in 0..LANES {
+                for (lane, row) in rows.iter_mut().enumerate() {
                     let place = lane * parts + part;
                     if let Some(line) = later.get(group * LANES * parts + place) {
                         fetch(avx512, line);
                     }
                     let bytes: __m512i = i8x64::from_slice(avx512, &keys[place]).into();
                     let words: u32x16<Avx512> = bytes.simd_into(avx512);
-                    rows[lane] = words ^ KEY_OFFSET;
+                    *row = words ^ KEY_OFFSET;
                 }
                 let lines = self.keys[part * LANES * LINES..].as_chunks_mut::<LINES>().0;
                 for (lines, words) in lines.iter_mut().zip(transpose(rows)) {
@@ -169,12 +169,12 @@ impl IntegerRoom {
             let lines = self.values.as_chunks_mut::<LINES>().0.iter_mut();
             for ((index, values), lines) in values.chunks_exact(WORD * parts).enumerate().zip(lines) {
                 let mut rows: [__m512i; WORD] = [i8x64::splat(avx512, 0).into(); WORD];
-                for row in 0..WORD {
-                    let place = row * parts + part;
+                for (offset, row) in rows.iter_mut().enumerate() {
+                    let place = offset * parts + part;
                     if let Some(line) = later.get(index * WORD * parts + place) {
                         fetch(avx512, line);
                     }
-                    rows[row] = i8x64::from_slice(avx512, &values[place]).into();
+                    *row = i8x64::from_slice(avx512, &values[place]).into();
                 }
                 let words = words_of_rows(avx512, rows);
                 for line in 0..LINES {
@@ -277,9 +277,9 @@ fn multiply_rows<const R: usize, const SIGNED: bool>(
 ) -> [[i32x16<Avx512>; LINES]; R] {
     let mut sums = [[i32x16::splat(avx512, 0); LINES]; R];
     add_products::<R, SIGNED>(avx512, &mut sums, high, lines);
-    for row in 0..R {
-        for line in 0..LINES {
-            sums[row][line] = (sums[row][line] << 8) + starts[row];
+    for (sums, start) in sums.iter_mut().zip(starts) {
+        for sum in sums {
+            *sum = (*sum << 8) + *start;
         }
     }
     add_products::<R, SIGNED>(avx512, &mut sums, low, lines);
