@@ -214,7 +214,7 @@ impl EngineBuilder {
             device: self.device,
             threads: ThreadChoice::spinning(threads),
             dequantize_once: self.dequantize_once,
-            own_kernels: !self.library_kernels,
+            own_kernels: library.takes_operators && !self.library_kernels,
             engines: None,
             plugin: None,
             file: None,

@@ -1,3 +1,4 @@
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -11,6 +12,12 @@ pub const LIBRARY_VARIABLE: &str = "LWV_ONNXRUNTIME";
 /// The variable that programs built on the same binding know.
 const BINDING_VARIABLE: &str = "ORT_DYLIB_PATH";
 
+/// The least version 1.N that is taken: 1.22 has all that is called, and aborts when it makes a session.
+const LEAST_VERSION: u32 = 23;
+
+/// The least version 1.N that takes operators of ours: 1.23 crashes when it meets them.
+const LEAST_VERSION_OF_OPERATORS: u32 = 24;
+
 /// ONNX Runtime allows one environment in a process.
 static ENVIRONMENT: Mutex<Option<Library>> = Mutex::new(None);
 
@@ -20,6 +27,8 @@ pub(crate) struct Library {
     pub(crate) environment: Environment,
     /// Where it was found.
     pub(crate) path: PathBuf,
+    /// Whether it takes operators that are computed here.
+    pub(crate) takes_operators: bool,
 }
 
 /// Finds ONNX Runtime's shared library: `explicit`, then the variables [`LIBRARY_VARIABLE`] and `ORT_DYLIB_PATH`, then
@@ -76,6 +85,12 @@ pub(crate) fn load(explicit: Option<&Path>) -> Result<Library> {
         message,
     };
     let builder = ort::init_from(&path).map_err(|e| unusable(describe(&e)))?;
+    let version = version(&path).unwrap_or_default();
+    let minor =
+        minor(&version).ok_or_else(|| unusable(format!("its version `{version}` is not readable")))?;
+    if minor < LEAST_VERSION {
+        return Err(unusable(too_old(&version)).into());
+    }
     let built = builder
         .with_name("lwv")
         .with_telemetry(false)
@@ -85,6 +100,7 @@ pub(crate) fn load(explicit: Option<&Path>) -> Result<Library> {
     let library = Library {
         environment: built,
         path,
+        takes_operators: minor >= LEAST_VERSION_OF_OPERATORS,
     };
     *loaded = Some(library.clone());
     Ok(library)
@@ -100,12 +116,31 @@ fn describe(error: &ort::LoadDynamicError) -> String {
         }
         MissingApi { .. } => "it is another library: it does not export `OrtGetApiBase`".to_owned(),
         InvalidVersionString => "its version is not readable".to_owned(),
-        BadVersion { version_str, .. } => {
-            format!(
-                "it is version {version_str}, but 1.{} or later is needed",
-                ort::MINOR_VERSION
-            )
-        }
+        BadVersion { version_str, .. } => too_old(version_str),
+    }
+}
+
+fn too_old(version: &str) -> String {
+    format!("it is version {version}, but 1.{LEAST_VERSION} or later is needed")
+}
+
+/// N of version 1.N.
+fn minor(version: &str) -> Option<u32> {
+    version.split('.').nth(1)?.parse().ok()
+}
+
+/// What the library at `path`, which is loaded already, says of itself.
+#[expect(unsafe_code, reason = "the binding reads the version and does not tell it")]
+fn version(path: &Path) -> Option<String> {
+    // SAFETY: loading it again runs nothing of it; the function has this type in all versions, and so has the table that it gives,
+    // which lives as long as the library.
+    unsafe {
+        let library = libloading::Library::new(path).ok()?;
+        let base = library
+            .get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase")
+            .ok()?;
+        let version = ((*base()).GetVersionString)();
+        Some(CStr::from_ptr(version).to_str().ok()?.to_owned())
     }
 }
 
@@ -194,6 +229,23 @@ mod tests {
             "{error}"
         );
         assert!(error.to_string().contains("PyPI"), "{error}");
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(minor("1.23.2"), Some(23));
+        assert_eq!(minor("1.32.0-dev"), Some(32));
+        assert_eq!(minor(""), None);
+        assert!(too_old("1.22.1").contains("1.22.1, but 1.23 or later"));
+    }
+
+    #[test]
+    #[ignore = "needs ONNX Runtime; scripts/check fetches it and runs this"]
+    fn the_loaded_library_tells_its_version() {
+        let library = load(None).unwrap();
+        let version = version(&library.path).unwrap();
+        assert!(minor(&version).unwrap() >= LEAST_VERSION, "{version}");
+        assert_eq!(library.takes_operators, minor(&version).unwrap() >= 24);
     }
 
     #[test]
