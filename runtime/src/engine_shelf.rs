@@ -202,17 +202,7 @@ mod tests {
                 driver: driver.to_owned(),
             },
         };
-        let settings = |device| GraphSettings {
-            environment: crate::library::load(None).unwrap().environment,
-            device,
-            threads: crate::thread_choice::ThreadChoice::spinning(1),
-            dequantize_once: false,
-            own_kernels: false,
-            engines: None,
-            plugin: None,
-            file: None,
-            cancel: crate::CancelToken::new(),
-        };
+        let settings = GraphSettings::plain;
         // This library has no TensorRT.
         let missing = shelf(Device::TensorRt, "1");
         let error = missing.self_test(&settings(Device::TensorRt)).unwrap_err();

@@ -35,6 +35,24 @@ pub(crate) struct GraphSettings {
     pub(crate) cancel: CancelToken,
 }
 
+#[cfg(test)]
+impl GraphSettings {
+    /// One thread of `device`, with nothing of ours, by the library that tests find.
+    pub(crate) fn plain(device: Device) -> Self {
+        Self {
+            environment: crate::library::load(None).unwrap().environment,
+            device,
+            threads: ThreadChoice::spinning(1),
+            dequantize_once: false,
+            own_kernels: false,
+            engines: None,
+            plugin: None,
+            file: None,
+            cancel: CancelToken::new(),
+        }
+    }
+}
+
 /// A graph, loaded and compared with the manifest. ONNX Runtime's sessions are not to be run from two threads at once,
 /// so one is locked for a run.
 pub(crate) struct Graph {

@@ -69,7 +69,6 @@ fn compare(expected: &[f32], found: &[f32]) -> std::result::Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::thread_choice::ThreadChoice;
 
     #[test]
     fn small_differences_pass_and_nonsense_does_not() {
@@ -81,18 +80,7 @@ mod tests {
     #[test]
     #[ignore = "needs ONNX Runtime; scripts/check fetches it and runs this"]
     fn the_processor_agrees_with_itself() {
-        let library = crate::library::load(None).unwrap();
-        let settings = GraphSettings {
-            environment: library.environment,
-            device: Device::Cpu,
-            threads: ThreadChoice::spinning(1),
-            dequantize_once: false,
-            own_kernels: false,
-            engines: None,
-            plugin: None,
-            file: None,
-            cancel: crate::CancelToken::new(),
-        };
+        let settings = GraphSettings::plain(Device::Cpu);
         self_test(&settings).unwrap();
         let shares: f32 = run(&settings, Device::Cpu).unwrap()[..64].iter().sum();
         assert!((shares - 1.0).abs() < 1e-4, "{shares}");
