@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use lwv_export::{Quantization, Recipe};
 use lwv_model::Precision;
 use lwv_runtime::{Device, Engine};
-use lwv_tests::{Case, Random, bundle, export_into, library, recipe, scratch};
+use lwv_tests::{Case, Random, bundle, export_into, library, random_checkpoint, recipe, scratch};
+use serde_json::json;
 
 /// Furthest that scores may be apart: sums of 32 bits in another order.
 const ROUNDING: f32 = 2e-5;
@@ -85,7 +86,11 @@ fn floats_give_the_same_scores() {
 /// Queries, keys and values in one tensor, rotated inside.
 #[test]
 fn packed_rows_give_the_same_scores() {
-    let bytes = integers("attention-int8", Quantization::default());
+    let bytes = integers(
+        &Case::load("llama").dir,
+        "attention-int8",
+        Quantization::default(),
+    );
     let floats = bundle(&Case::load("llama").dir, Precision::Fp32);
     let [rounded, exact] = [&bytes, &floats].map(|bundle| scores(&engine(bundle, 64, false)));
     compare(&bytes, ROUNDED_OTHERWISE * furthest(&rounded, &exact));
@@ -93,24 +98,42 @@ fn packed_rows_give_the_same_scores() {
 
 #[test]
 fn eight_bits_give_the_same_scores() {
+    compare_eight_bits(&Case::load("llama").dir, "attention");
+}
+
+/// Heads as wide as those of real models, whose bytes may lie in blocks.
+#[test]
+fn eight_bits_of_wide_heads_give_the_same_scores() {
+    for dim in [64, 128] {
+        let name = format!("attention-{dim}");
+        let checkpoint = scratch().join(&name);
+        random_checkpoint(&Case::load("llama").dir, &json!({"head_dim": dim}), &checkpoint);
+        compare_eight_bits(&checkpoint, &name);
+    }
+}
+
+fn compare_eight_bits(checkpoint: &Path, name: &str) {
     let quantization = Quantization {
         int8_cache: true,
         ..Quantization::default()
     };
-    let floats = integers("attention-float-cache", Quantization::default());
-    let bytes = integers("attention-int8-cache", quantization);
+    let floats = integers(
+        checkpoint,
+        &format!("{name}-float-cache"),
+        Quantization::default(),
+    );
+    let bytes = integers(checkpoint, &format!("{name}-int8-cache"), quantization);
     let [with, without] = [&bytes, &floats].map(|bundle| scores(&engine(bundle, 64, false)));
     let moved = furthest(&with, &without);
     assert!(moved > 0.0, "the cache changes nothing");
     compare(&bytes, ROUNDED_OTHERWISE * moved);
 }
 
-fn integers(name: &str, quantization: Quantization) -> PathBuf {
+fn integers(checkpoint: &Path, name: &str, quantization: Quantization) -> PathBuf {
     let folder = scratch().join(name);
-    let case = Case::load("llama");
     let recipe = Recipe {
         quantization,
-        ..recipe(&case.dir, &folder, Precision::Int8, None)
+        ..recipe(checkpoint, &folder, Precision::Int8, None)
     };
     export_into(&recipe).unwrap();
     folder

@@ -1,8 +1,8 @@
 //! Attention of a decoder over its cache, on processors.
 //!
 //! Heads that share keys are computed together, so that every row of the cache is read once for all of them; caches of 8 bits
-//! are widened tile by tile in the first cache. A long text's attention is bound by reading the cache then, not by
-//! instructions.
+//! are multiplied as bytes in an [`Order`] made for that, or widened tile by tile in the first cache. A long text's attention is
+//! bound by reading the cache then, not by instructions.
 //!
 //! - [`Cache`] appends keys and values ([`Cache::append`]); [`Rotation`] turns queries and keys by their positions.
 //! - [`Attention::attend`] computes softmax(q kᵀ) v for new tokens, each of which sees what is before it, in tiles with a running
@@ -13,6 +13,7 @@ mod cache;
 mod exponential;
 #[cfg(target_arch = "x86_64")]
 mod integer_tile;
+mod order;
 mod rotation;
 mod small_product;
 mod softmax;
@@ -23,6 +24,7 @@ use fearless_simd::Level;
 pub use attend::{Attention, Scratch};
 pub use cache::{Cache, Element, Scales};
 pub use exponential::fast_exp;
+pub use order::Order;
 pub use rotation::Rotation;
 
 /// How many heads there are, and how wide they are.

@@ -40,7 +40,7 @@ where
 
 /// Sixteen rows of sixteen numbers turned over.
 #[inline(always)]
-pub(crate) fn transpose<V: SimdBase<Avx512>>(mut vectors: [V; LANES]) -> [V; LANES] {
+fn transpose<V: SimdBase<Avx512>>(mut vectors: [V; LANES]) -> [V; LANES] {
     // Four perfect shuffles of sixteen rows are their transpose.
     for _ in 0..4 {
         let before = vectors;

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lwv_kernels::attention::{Attention, Cache, Element, Heads, Rotation, Scales, Scratch};
+use lwv_kernels::attention::{Attention, Cache, Element, Heads, Order, Rotation, Scales, Scratch};
 use lwv_model::{ElementType, Target};
 use ort::Error;
 use ort::operator::{
@@ -180,10 +180,17 @@ where
         let (mut keys, mut values) = (output(context, 1, &shape)?, output(context, 2, &shape)?);
         let key_scales = optional(context, input::KEY_SCALES)?;
         let value_scales = optional(context, input::VALUE_SCALES)?;
+        let (keys, keys_stay) = memory::<T>(&mut keys, &old_keys, heads, past)?;
+        let (values, values_stay) = memory::<T>(&mut values, &old_values, heads, past)?;
         let mut cache = Cache {
-            keys: memory::<T>(&mut keys, &old_keys, heads, past)?,
-            values: memory::<T>(&mut values, &old_values, heads, past)?,
+            keys,
+            values,
             capacity,
+            // What is copied from one memory to another lies as anyone would expect.
+            order: match keys_stay && values_stay {
+                true => Order::fastest::<T>(heads, capacity),
+                false => Order::Rows,
+            },
             scales: match (&key_scales, &value_scales) {
                 (Some(keys), Some(values)) => Some(Scales {
                     keys: channels(keys, heads)?,
@@ -227,15 +234,17 @@ fn past(context: &ComputeContext, count: usize) -> Result<usize> {
     past.ok_or_else(|| Error::new(format!("{count} new tokens, the last of them at {last:?}")))
 }
 
-/// The memory of keys or values. It is usually the old one; what another holds of the first `filled` tokens is copied.
+/// The memory of keys or values, and whether it is the old one, as it usually is. What another holds of the first `filled` tokens
+/// is copied.
 fn memory<'a, T: Copy + PrimitiveTensorElementType + std::fmt::Debug>(
     new: &'a mut ValueRefMut<'_>,
     old: &ValueRef<'_, DynTensorValueType>,
     heads: Heads,
     filled: usize,
-) -> Result<&'a mut [T]> {
+) -> Result<(&'a mut [T], bool)> {
     let (_, new) = new.try_extract_tensor_mut::<T>()?;
-    if !std::ptr::eq(old.data_ptr().cast(), new.as_ptr()) {
+    let stays = std::ptr::eq(old.data_ptr().cast(), new.as_ptr());
+    if !stays {
         let (_, rows) = old.try_extract_tensor::<T>()?;
         let [from, to] = [rows.len(), new.len()].map(|length| length / heads.key_value);
         for head in 0..heads.key_value {
@@ -243,7 +252,7 @@ fn memory<'a, T: Copy + PrimitiveTensorElementType + std::fmt::Debug>(
             new[head * to..][..filled * heads.dim].copy_from_slice(rows);
         }
     }
-    Ok(new)
+    Ok((new, stays))
 }
 
 fn rows(memory: &ValueRef<'_, DynTensorValueType>) -> usize {

@@ -1,3 +1,4 @@
+use lwv_kernels::attention::Order;
 use lwv_model::{ElementType, Target, contract};
 use ort::memory::Allocator;
 
@@ -57,7 +58,16 @@ impl KvLayout {
 
     /// Tokens that fit into `budget` bytes.
     pub(crate) fn tokens(&self, budget: u64) -> usize {
-        usize::try_from(budget / self.bytes(1).max(1)).unwrap_or(usize::MAX)
+        let tokens = usize::try_from(budget / self.bytes(1).max(1)).unwrap_or(usize::MAX);
+        tokens - tokens % self.together()
+    }
+
+    /// Tokens whose rows may lie mixed, so that room is made for all of them and all are moved.
+    fn together(&self) -> usize {
+        match (self.place, self.elements) {
+            (Place::Behind, Elements::Byte) => Order::ROWS,
+            _ => 1,
+        }
     }
 
     fn shape(&self, capacity: usize) -> [usize; 4] {
@@ -120,7 +130,7 @@ impl KvCache {
         if tokens <= self.capacity {
             return Ok(());
         }
-        let needs = self.layout.bytes(tokens);
+        let needs = self.layout.bytes(tokens.next_multiple_of(self.layout.together()));
         if needs > self.budget {
             return Err(Inner::Budget {
                 tokens,
@@ -136,6 +146,7 @@ impl KvCache {
             (None, 0) => tokens,
             (None, old) => tokens.max(old + old / 4).min(most),
         };
+        let grown = grown.next_multiple_of(self.layout.together());
         if self.tensors.is_empty() {
             self.create(binding, grown)
         } else {
@@ -171,6 +182,7 @@ impl KvCache {
     fn grow(&mut self, binding: &mut Binding, capacity: usize, filled: usize) -> Result<()> {
         let (heads, width) = (self.layout.heads, self.layout.head_dim);
         let stride = |tokens| tokens * width;
+        let filled = filled.next_multiple_of(self.layout.together());
         let (old_stride, new_stride, filled) = match self.layout.place {
             Place::Behind => (stride(self.capacity), stride(capacity), stride(filled)),
             Place::Joined => (stride(self.dense), stride(self.dense), stride(self.dense)),
@@ -258,5 +270,6 @@ mod tests {
         assert_eq!(layout(Elements::Float).bytes(1), 46_080);
         assert_eq!(layout(Elements::Half).bytes(4096), 4096 * 23_040);
         assert_eq!(layout(Elements::Float).tokens(46_080 * 7 + 1), 7);
+        assert_eq!(layout(Elements::Byte).tokens(11_520 * 47), 32, "whole blocks");
     }
 }

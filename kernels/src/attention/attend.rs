@@ -123,6 +123,7 @@ impl Attention {
             self.take_queries(&mut room.queries, queries, &tokens, head, cache);
             RowsOverKeys {
                 dim,
+                order: cache.order,
                 keys: &cache.keys[head_rows.clone()],
                 values: &cache.values[head_rows],
                 range: keys,
@@ -212,7 +213,7 @@ fn join_row<S: Simd>(
     out.fill(0.0);
     for part in parts {
         let weight = weight(part.softmax[row]);
-        sum += weight * part.softmax[row].sum;
+        sum += weight * part.softmax[row].sum();
         let taken = &part.taken[row * dim..(row + 1) * dim];
         out.iter_mut()
             .zip(taken)
@@ -290,8 +291,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::attention::Scales;
     use crate::attention::tile::KEYS;
+    use crate::attention::{Order, Scales};
 
     struct Case {
         heads: Heads,
@@ -311,7 +312,7 @@ mod tests {
             heads,
             past,
             tokens,
-            capacity: past + tokens + 3,
+            capacity: (past + tokens + 3).next_multiple_of(Order::ROWS),
         }
     }
 
@@ -406,6 +407,7 @@ mod tests {
                 keys: &mut keys,
                 values: &mut values,
                 capacity: case.capacity,
+                order: Order::Rows,
                 scales: None,
             };
             let got = attend(&case, &queries, &cache, false);
@@ -430,21 +432,26 @@ mod tests {
                 .iter()
                 .map(|x| 0.005 + x.abs() * 0.01)
                 .collect();
-            let (mut keys, mut values) = (vec![0_i8; size], vec![0_i8; size]);
-            let mut cache = Cache {
-                keys: &mut keys,
-                values: &mut values,
-                capacity: case.capacity,
-                scales: Some(Scales {
-                    keys: &scales,
-                    values: &scales,
-                }),
+            let filled = |order| {
+                // What nobody may look at.
+                let (mut keys, mut values) = (vec![-77_i8; size], vec![99_i8; size]);
+                let mut cache = Cache {
+                    keys: &mut keys,
+                    values: &mut values,
+                    capacity: case.capacity,
+                    order,
+                    scales: Some(Scales {
+                        keys: &scales,
+                        values: &scales,
+                    }),
+                };
+                for position in 0..past + tokens {
+                    let row = random(10 + position as u64, 2 * key_value * dim);
+                    let (keys, values) = row.split_at(key_value * dim);
+                    cache.append(case.heads, position, keys, values);
+                }
+                (attend(&case, &queries, &cache, false), keys, values)
             };
-            for position in 0..past + tokens {
-                let row = random(10 + position as u64, 2 * key_value * dim);
-                let (keys, values) = row.split_at(key_value * dim);
-                cache.append(case.heads, position, keys, values);
-            }
             let wide = |memory: &[i8]| -> Vec<f32> {
                 let channel = |index: usize| index / (case.capacity * dim) * dim + index % dim;
                 let scaled = memory.iter().enumerate();
@@ -452,25 +459,25 @@ mod tests {
                     .map(|(index, value)| f32::from(*value) * scales[channel(index)])
                     .collect()
             };
-            let want = reference(&case, &queries, &wide(cache.keys), &wide(cache.values));
-            let off = furthest(&attend(&case, &queries, &cache, false), &want);
-            assert!(off < limit(case.heads.dim), "{heads:?} {past} {tokens}: {off}");
+            let (in_rows, keys, values) = filled(Order::Rows);
+            let want = reference(&case, &queries, &wide(&keys), &wide(&values));
+            let off = furthest(&in_rows, &want);
+            assert!(off < 2e-6, "{heads:?} {past} {tokens}: {off}");
+            let fastest = Order::fastest::<i8>(case.heads, case.capacity);
+            let limit = match fastest {
+                Order::Rows => 2e-6,
+                #[cfg(target_arch = "x86_64")]
+                Order::Blocks(_) => SIXTEEN_BITS,
+            };
+            let off = furthest(&filled(fastest).0, &want);
+            assert!(off < limit, "{heads:?} {past} {tokens}, {fastest:?}: {off}");
         }
     }
 
     /// How far results may be off, of values of 1 and less: queries are rounded to a part in 65,534 of the largest, which moves
     /// scores by 2.5e-5 each here. What 8 bits in the cache change is a hundred times as much.
+    #[cfg(target_arch = "x86_64")]
     const SIXTEEN_BITS: f64 = 2e-4;
-
-    /// The limit for heads of `dim` channels: where they are computed in floats, it is that of floats.
-    fn limit(dim: usize) -> f64 {
-        #[cfg(target_arch = "x86_64")]
-        if fearless_simd::Level::new().as_avx512().is_some() && crate::attention::integer_tile::suits(dim) {
-            return SIXTEEN_BITS;
-        }
-        let _ = dim;
-        2e-6
-    }
 
     /// Pasts around the borders of tiles and of tasks.
     const PASTS: [usize; 9] = [0, 1, 50, 60, 125, 1_000, 2_040, 2_555, 3_100];
@@ -515,6 +522,7 @@ mod tests {
                     keys: &mut keys,
                     values: &mut values,
                     capacity,
+                    order: Order::Rows,
                     scales: None,
                 };
                 let [single, together] = one_by_one(heads, past, tokens, &cache);
@@ -523,6 +531,7 @@ mod tests {
                     keys: &mut codes,
                     values: &mut more_codes,
                     capacity,
+                    order: Order::fastest::<i8>(heads, capacity),
                     scales: Some(Scales {
                         keys: &scales,
                         values: &scales,

@@ -1,6 +1,7 @@
 use fearless_simd::{Simd, SimdBase};
 
 use crate::attention::Heads;
+use crate::attention::order::Order;
 
 /// How a number stands in the cache.
 pub trait Element: Copy + Send + Sync + 'static {
@@ -13,6 +14,11 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// `rows` where they are bytes.
     fn bytes(_rows: &[Self]) -> Option<&[i8]> {
         None
+    }
+
+    /// 128 more, as a byte without a sign, where it is a byte.
+    fn without_sign(self) -> Self {
+        self
     }
 
     /// As many of `elements` as a vector has lanes.
@@ -40,6 +46,11 @@ impl Element for i8 {
     #[inline(always)]
     fn bytes(rows: &[Self]) -> Option<&[i8]> {
         Some(rows)
+    }
+
+    #[inline(always)]
+    fn without_sign(self) -> Self {
+        self ^ i8::MIN
     }
 
     #[inline(always)]
@@ -74,7 +85,7 @@ pub struct Scales<'a> {
     pub values: &'a [f32],
 }
 
-/// The cache of a layer: keys and values, each `[key_value_heads, capacity, dim]`.
+/// The cache of a layer: keys and values, each `[key_value_heads, capacity, dim]`, whose rows lie in some order.
 pub struct Cache<'a, T> {
     /// Keys.
     pub keys: &'a mut [T],
@@ -82,6 +93,8 @@ pub struct Cache<'a, T> {
     pub values: &'a mut [T],
     /// Tokens that there is room for.
     pub capacity: usize,
+    /// How rows lie in a head's memory.
+    pub order: Order,
     /// Where elements are scaled.
     pub scales: Option<Scales<'a>>,
 }
@@ -92,32 +105,34 @@ impl<T: Element> Cache<'_, T> {
     /// # Panics
     /// There is no room, or lengths do not fit.
     pub fn append(&mut self, heads: Heads, position: usize, keys: &[f32], values: &[f32]) {
-        let scales = self.scales;
-        for (memory, row, scales) in [
-            (&mut *self.keys, keys, scales.map(|scales| scales.keys)),
-            (&mut *self.values, values, scales.map(|scales| scales.values)),
-        ] {
-            for head in 0..heads.key_value {
-                let start = (head * self.capacity + position) * heads.dim;
-                let channels = head * heads.dim..(head + 1) * heads.dim;
-                let target = &mut memory[start..start + heads.dim];
-                let row = &row[channels.clone()];
-                match scales {
-                    None => write(target, row.iter().copied()),
-                    Some(scales) => {
-                        let scales = &scales[channels];
-                        write(target, row.iter().zip(scales).map(|(value, scale)| value / scale));
-                    }
-                }
+        let Heads { key_value, dim, .. } = heads;
+        let order = self.order;
+        for head in 0..key_value {
+            let channels = head * dim..(head + 1) * dim;
+            let memory = head * self.capacity * dim..(head + 1) * self.capacity * dim;
+            let row = elements(
+                &keys[channels.clone()],
+                self.scales.map(|of| &of.keys[channels.clone()]),
+            );
+            let memory_keys = &mut self.keys[memory.clone()];
+            for (channel, element) in row.enumerate() {
+                memory_keys[order.key(dim, position, channel)] = order.of_key(element);
+            }
+            let scales = self.scales.map(|of| &of.values[channels.clone()]);
+            let memory_values = &mut self.values[memory];
+            for (channel, element) in elements(&values[channels], scales).enumerate() {
+                memory_values[order.value(dim, position, channel)] = element;
             }
         }
     }
 }
 
-fn write<T: Element>(target: &mut [T], values: impl Iterator<Item = f32>) {
-    for (element, value) in target.iter_mut().zip(values) {
-        *element = T::nearest(value);
-    }
+/// How a row stands in a cache with these scales.
+fn elements<T: Element>(row: &[f32], scales: Option<&[f32]>) -> impl Iterator<Item = T> {
+    row.iter().enumerate().map(move |(channel, value)| {
+        let scale = scales.map_or(1.0, |scales| scales[channel]);
+        T::nearest(value / scale)
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +152,7 @@ mod tests {
             keys: &mut keys,
             values: &mut values,
             capacity: 3,
+            order: Order::Rows,
             scales: None,
         };
         let row: Vec<f32> = (0..32_u8).map(f32::from).collect();
@@ -154,6 +170,7 @@ mod tests {
             keys: &mut keys,
             values: &mut values,
             capacity: 1,
+            order: Order::Rows,
             scales: Some(Scales {
                 keys: &scales,
                 values: &scales,

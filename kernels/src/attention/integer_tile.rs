@@ -2,18 +2,14 @@
 //! nothing to widen. Queries and weights are rounded to 16 bits, which changes less than sums of floats in another order, and
 //! multiplied as two bytes, the higher first.
 
-use std::arch::x86_64::{
-    __m128i, __m512i, _mm512_cvtepi32_epi8, _mm512_dpbusd_epi32, _mm512_unpackhi_epi8, _mm512_unpackhi_epi16,
-    _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
-};
+use std::arch::x86_64::{__m128i, __m512i, _mm512_cvtepi32_epi8, _mm512_dpbusd_epi32};
+use std::mem;
 use std::ops::Range;
 
-use fearless_simd::{
-    Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, SimdMask, f32x16, i8x64, i32x4, i32x16, u32x16,
-};
+use fearless_simd::{Avx512, SimdBase, SimdFloat, SimdInt, SimdInto, SimdMask, f32x16, i8x64, i32x4, i32x16};
 
 use crate::attention::tile::KEYS;
-use crate::lines::{LANES, Line, WORD, fetch, transpose};
+use crate::lines::{LANES, WORD, fetch};
 
 /// Rows that are multiplied together.
 const ROWS: usize = 6;
@@ -21,15 +17,15 @@ const ROWS: usize = 6;
 /// Lines that are multiplied together: those of a tile of keys, or of 64 channels.
 const LINES: usize = 4;
 
-/// Channels of as many lines, whose bytes are what memory gives at once.
+/// Bytes of a line.
+const BYTES: usize = LANES * WORD;
+
+/// Channels of as many lines.
 const CHANNELS: usize = LINES * LANES;
 
 /// The largest levels of 16 bits, of queries, which have a sign, and of weights.
 const LARGEST_QUERY: f32 = 32_639.0;
 const LARGEST_WEIGHT: f32 = 65_535.0;
-
-/// What is added to keys, whose products are of bytes without a sign.
-const KEY_OFFSET: u32 = 0x8080_8080;
 
 /// Memory of a thread.
 #[derive(Debug, Default)]
@@ -40,10 +36,6 @@ pub(crate) struct IntegerRoom {
     /// A scale for each row of queries.
     scales: Vec<f32>,
     weights: Halves,
-    /// Words of four channels of keys, `[dim / 4, KEYS]`.
-    keys: Vec<Line<u32>>,
-    /// Words of four values of a channel, `[KEYS / 4, CHANNELS]`.
-    values: Vec<Line<u32>>,
 }
 
 /// Rows of numbers of 16 bits in words of four bytes: the higher ones and the lower ones.
@@ -98,7 +90,7 @@ impl IntegerRoom {
         }
     }
 
-    /// Scores of all rows with a tile's `keys` `[KEYS, dim]`, `[rows, KEYS]`. Memory is asked for keys that are `later`.
+    /// Scores of all rows with a tile's `keys`, `[KEYS, dim]` in blocks, `[rows, KEYS]`. Memory is asked for keys that are `later`.
     #[inline(always)]
     pub(crate) fn score(
         &mut self,
@@ -108,33 +100,19 @@ impl IntegerRoom {
         dim: usize,
         scores: &mut [f32],
     ) {
-        let (parts, words) = (dim / CHANNELS, dim / WORD);
-        let later = later.as_chunks::<CHANNELS>().0;
-        self.keys.resize(words * LINES, Line::default());
-        let groups = keys.as_chunks::<CHANNELS>().0.chunks_exact(LANES * parts);
-        for (group, keys) in groups.enumerate() {
-            for part in 0..parts {
-                let mut rows = [u32x16::splat(avx512, 0); LANES];
-                for (lane, row) in rows.iter_mut().enumerate() {
-                    let place = lane * parts + part;
-                    if let Some(line) = later.get(group * LANES * parts + place) {
-                        fetch(avx512, line);
-                    }
-                    let bytes: __m512i = i8x64::from_slice(avx512, &keys[place]).into();
-                    let words: u32x16<Avx512> = bytes.simd_into(avx512);
-                    *row = words ^ KEY_OFFSET;
-                }
-                let lines = self.keys[part * LANES * LINES..].as_chunks_mut::<LINES>().0;
-                for (lines, words) in lines.iter_mut().zip(transpose(rows)) {
-                    words.store_slice(&mut lines[group].0);
-                }
-            }
-        }
+        let words = dim / WORD;
+        let mut keys = Lines {
+            bytes: keys.as_chunks().0,
+            later: later.as_chunks().0,
+            words,
+            word: 1,
+            line: words,
+        };
         let rows = scores.chunks_mut(ROWS * KEYS).zip(self.scales.chunks(ROWS));
         for (index, (scores, scales)) in rows.enumerate() {
             let rows = index * ROWS..index * ROWS + scales.len();
             let starts = &self.starts[rows.clone()];
-            let sums = multiply::<true>(avx512, self.queries.rows(rows, words), starts, &self.keys);
+            let sums = multiply::<true>(avx512, self.queries.rows(rows, words), starts, &keys.take());
             for (row, scale) in scales.iter().enumerate() {
                 for line in 0..LINES {
                     let sums: f32x16<Avx512> = sums[row][line].to_float();
@@ -144,8 +122,8 @@ impl IntegerRoom {
         }
     }
 
-    /// Adds what rows take of a tile's `values` `[KEYS, dim]` by `weights` `[rows, KEYS]`, which are at most 1. What is `taken` is in
-    /// another order until [`put_in_order`]. Memory is asked for values that are `later`.
+    /// Adds what rows take of a tile's `values`, `[KEYS, dim]` in blocks, by `weights` `[rows, KEYS]`, which are at most 1. Memory is
+    /// asked for values that are `later`.
     #[inline(always)]
     pub(crate) fn add(
         &mut self,
@@ -161,32 +139,20 @@ impl IntegerRoom {
             let levels = round(avx512, weights, LARGEST_WEIGHT);
             self.weights.put(avx512, line * LANES, levels >> 8, levels);
         }
-        let parts = dim / CHANNELS;
-        let values = values.as_chunks::<CHANNELS>().0;
-        let later = later.as_chunks::<CHANNELS>().0;
-        self.values.resize(KEYS / WORD * LINES, Line::default());
-        for part in 0..parts {
-            let lines = self.values.as_chunks_mut::<LINES>().0.iter_mut();
-            for ((index, values), lines) in values.chunks_exact(WORD * parts).enumerate().zip(lines) {
-                let mut rows: [__m512i; WORD] = [i8x64::splat(avx512, 0).into(); WORD];
-                for (offset, row) in rows.iter_mut().enumerate() {
-                    let place = offset * parts + part;
-                    if let Some(line) = later.get(index * WORD * parts + place) {
-                        fetch(avx512, line);
-                    }
-                    *row = i8x64::from_slice(avx512, &values[place]).into();
-                }
-                let words = words_of_rows(avx512, rows);
-                for line in 0..LINES {
-                    let words: u32x16<Avx512> = words[line].simd_into(avx512);
-                    words.store_slice(&mut lines[line].0);
-                }
-            }
+        let (bytes, later) = (values.as_chunks().0, later.as_chunks().0);
+        for part in 0..dim / CHANNELS {
+            let mut values = Lines {
+                bytes: &bytes[part * LINES..],
+                later: later.get(part * LINES..).unwrap_or_default(),
+                words: KEYS / WORD,
+                word: dim / LANES,
+                line: 1,
+            };
             for (index, taken) in taken.chunks_mut(ROWS * dim).enumerate() {
                 let rows = index * ROWS..index * ROWS + taken.len() / dim;
                 let starts = &[0; ROWS][..rows.len()];
                 let weights = self.weights.rows(rows, KEYS / WORD);
-                let sums = multiply::<false>(avx512, weights, starts, &self.values);
+                let sums = multiply::<false>(avx512, weights, starts, &values.take());
                 for (row, taken) in taken.chunks_exact_mut(dim).enumerate() {
                     for line in 0..LINES {
                         let taken = &mut taken[part * CHANNELS + line * LANES..][..LANES];
@@ -201,14 +167,23 @@ impl IntegerRoom {
     }
 }
 
-/// Puts channels in order of what [`IntegerRoom::add`] has added up.
-pub(crate) fn put_in_order(taken: &mut [f32]) {
-    for channels in taken.as_chunks_mut::<CHANNELS>().0 {
-        let mixed = *channels;
-        for (index, words) in mixed.as_chunks::<WORD>().0.iter().enumerate() {
-            // See `words_of_rows`.
-            let (line, part) = (index / LINES, index % LINES);
-            channels[part * LANES + line * WORD..][..WORD].copy_from_slice(words);
+/// Lines of bytes that are multiplied together, [`LINES`] of them, each of so many `words`.
+struct Lines<'a> {
+    bytes: &'a [[i8; BYTES]],
+    /// What memory is asked for meanwhile, which lies alike.
+    later: &'a [[i8; BYTES]],
+    words: usize,
+    /// From a word of a line to the next, and from a line to the next.
+    word: usize,
+    line: usize,
+}
+
+impl Lines<'_> {
+    /// The lines for a product. Memory is asked only in the first.
+    fn take(&mut self) -> Self {
+        Self {
+            later: mem::take(&mut self.later),
+            ..*self
         }
     }
 }
@@ -243,14 +218,14 @@ fn round(avx512: Avx512, numbers: &[f32; LANES], factor: f32) -> i32x16<Avx512> 
     levels.to_int_precise()
 }
 
-/// Products of rows of words with lines of words, `[words, LINES]`, and what each row starts with. Of rows and lines, one has
+/// Products of rows of words with lines of words, and what each row starts with. Of rows and lines, one has
 /// bytes with a sign: the rows where `SIGNED`.
 #[inline(always)]
 fn multiply<const SIGNED: bool>(
     avx512: Avx512,
     halves: [&[i32]; 2],
     starts: &[i32],
-    lines: &[Line<u32>],
+    lines: &Lines<'_>,
 ) -> [[i32x16<Avx512>; LINES]; ROWS] {
     let mut sums = [[i32x16::splat(avx512, 0); LINES]; ROWS];
     macro_rules! multiply {
@@ -273,36 +248,49 @@ fn multiply_rows<const R: usize, const SIGNED: bool>(
     avx512: Avx512,
     [high, low]: [&[i32]; 2],
     starts: &[i32],
-    lines: &[Line<u32>],
+    lines: &Lines<'_>,
 ) -> [[i32x16<Avx512>; LINES]; R] {
     let mut sums = [[i32x16::splat(avx512, 0); LINES]; R];
-    add_products::<R, SIGNED>(avx512, &mut sums, high, lines);
+    add_products::<R, SIGNED, true>(avx512, &mut sums, high, lines);
     for (sums, start) in sums.iter_mut().zip(starts) {
         for sum in sums {
             *sum = (*sum << 8) + *start;
         }
     }
-    add_products::<R, SIGNED>(avx512, &mut sums, low, lines);
+    add_products::<R, SIGNED, false>(avx512, &mut sums, low, lines);
     sums
 }
 
 #[inline(always)]
-fn add_products<const R: usize, const SIGNED: bool>(
+fn add_products<const R: usize, const SIGNED: bool, const FETCH: bool>(
     avx512: Avx512,
     sums: &mut [[i32x16<Avx512>; LINES]; R],
     words: &[i32],
-    lines: &[Line<u32>],
+    lines: &Lines<'_>,
 ) {
-    let lines = lines.as_chunks::<LINES>().0;
-    let stride = words.len() / R;
-    let mut rows = [&words[..lines.len()]; R];
-    for row in 1..R {
-        rows[row] = &words[row * stride..][..lines.len()];
+    let Lines {
+        bytes,
+        later,
+        words: count,
+        word,
+        line,
+    } = *lines;
+    let mut starts = [bytes; LINES];
+    for (index, start) in starts.iter_mut().enumerate() {
+        *start = &bytes[index * line..];
     }
-    for (index, lines) in lines.iter().enumerate() {
+    let stride = words.len() / R;
+    let mut rows = [&words[..count]; R];
+    for row in 1..R {
+        rows[row] = &words[row * stride..][..count];
+    }
+    for index in 0..count {
         let mut numbers: [__m512i; LINES] = [i32x16::splat(avx512, 0).into(); LINES];
-        for line in 0..LINES {
-            numbers[line] = u32x16::from_slice(avx512, &lines[line].0).into();
+        for (at, (numbers, start)) in numbers.iter_mut().zip(starts).enumerate() {
+            if FETCH && let Some(later) = later.get(index * word + at * line) {
+                fetch(avx512, later);
+            }
+            *numbers = i8x64::from_slice(avx512, &start[index * word]).into();
         }
         for row in 0..R {
             let word: __m512i = i32x16::splat(avx512, rows[row][index]).into();
@@ -330,23 +318,5 @@ fearless_simd::kernel! {
     #[inline]
     fn lowest_bytes(avx512: Avx512, numbers: __m512i) -> __m128i {
         _mm512_cvtepi32_epi8(numbers)
-    }
-}
-
-fearless_simd::kernel! {
-    /// Four rows of 64 bytes in words of four. Of every sixteen channels, the first line has the first four, the second line the
-    /// second four, and so on.
-    #[inline]
-    fn words_of_rows(avx512: Avx512, rows: [__m512i; 4]) -> [__m512i; 4] {
-        let [low, high] = [
-            [_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpacklo_epi8(rows[2], rows[3])],
-            [_mm512_unpackhi_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[2], rows[3])],
-        ];
-        [
-            _mm512_unpacklo_epi16(low[0], low[1]),
-            _mm512_unpackhi_epi16(low[0], low[1]),
-            _mm512_unpacklo_epi16(high[0], high[1]),
-            _mm512_unpackhi_epi16(high[0], high[1]),
-        ]
     }
 }

@@ -2,26 +2,36 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::attention::exponential::fast_exp;
 
+/// Lanes of the widest vector.
+const LANES: usize = 16;
+
 /// The softmax of a row of scores that come tile by tile.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunningSoftmax {
     /// The largest score so far.
     pub(crate) largest: f32,
-    /// Sum of exponentials of scores less the largest.
-    pub(crate) sum: f32,
+    /// Sums of exponentials of scores less the largest, one for each lane that a vector may have.
+    sums: [f32; LANES],
 }
 
 impl RunningSoftmax {
     pub(crate) const EMPTY: Self = Self {
         largest: f32::NEG_INFINITY,
-        sum: 0.0,
+        sums: [0.0; LANES],
     };
 
-    /// Turns `scores`, whose length is a multiple of the lanes, into weights; the first `visible` of them count and the others
+    /// Sum of exponentials of all scores less the largest.
+    pub(crate) fn sum(&self) -> f32 {
+        self.sums.iter().sum()
+    }
+
+    /// Turns `scores`, whose length is a multiple of 16, into weights; the first `visible` of them count and the others
     /// become 0. Returns what everything that was weighed before is to be multiplied by.
     #[inline(always)]
     pub(crate) fn weigh<S: Simd>(&mut self, simd: S, scores: &mut [f32], visible: usize) -> f32 {
-        scores[visible..].fill(f32::NEG_INFINITY);
+        if visible < scores.len() {
+            scores[visible..].fill(f32::NEG_INFINITY);
+        }
         let largest = self.largest.max(largest(simd, scores));
         if largest == f32::NEG_INFINITY {
             scores.fill(0.0);
@@ -31,14 +41,16 @@ impl RunningSoftmax {
             *score = fast_exp(*score - largest);
         }
         // The exponential of nothing is a tiny number.
-        scores[visible..].fill(0.0);
+        if visible < scores.len() {
+            scores[visible..].fill(0.0);
+        }
         let factor = match self.largest {
             f32::NEG_INFINITY => 0.0,
             // As it is most of the time.
             same if same == largest => 1.0,
             smaller => fast_exp(smaller - largest),
         };
-        self.sum = self.sum * factor + sum(simd, scores);
+        add_up(simd, &mut self.sums, scores, factor);
         self.largest = largest;
         factor
     }
@@ -53,11 +65,14 @@ fn largest<S: Simd>(simd: S, values: &[f32]) -> f32 {
     largest.reduce_max()
 }
 
+/// Adds `values` to `sums` times `factor`, lane by lane: a sum over lanes would be waited for in every tile.
 #[inline(always)]
-fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
-    let mut sum = S::f32s::splat(simd, 0.0);
-    for values in values.chunks_exact(S::f32s::LEN) {
-        sum += S::f32s::from_slice(simd, values);
+fn add_up<S: Simd>(simd: S, sums: &mut [f32; LANES], values: &[f32], factor: f32) {
+    for (lanes, sums) in sums.chunks_exact_mut(S::f32s::LEN).enumerate() {
+        let mut sum = S::f32s::from_slice(simd, sums) * factor;
+        for values in values.chunks_exact(LANES) {
+            sum += S::f32s::from_slice(simd, &values[lanes * S::f32s::LEN..][..S::f32s::LEN]);
+        }
+        sum.store_slice(sums);
     }
-    sum.reduce_sum()
 }

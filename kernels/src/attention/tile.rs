@@ -4,7 +4,8 @@ use fearless_simd::{Level, Simd, dispatch};
 
 use crate::attention::cache::Element;
 #[cfg(target_arch = "x86_64")]
-use crate::attention::integer_tile::{self, IntegerRoom};
+use crate::attention::integer_tile::IntegerRoom;
+use crate::attention::order::Order;
 use crate::attention::small_product::{KEYS_AT_ONCE, View, add_product, dots};
 use crate::attention::softmax::RunningSoftmax;
 
@@ -31,7 +32,8 @@ pub(crate) struct Room {
 /// Attention of some rows of queries over some keys of one head: one task of many.
 pub(crate) struct RowsOverKeys<'a, T> {
     pub(crate) dim: usize,
-    /// Keys and values of the head, `[capacity, dim]`.
+    /// Keys and values of the head, `[capacity, dim]` in that order.
+    pub(crate) order: Order,
     pub(crate) keys: &'a [T],
     pub(crate) values: &'a [T],
     /// Which of them.
@@ -52,16 +54,16 @@ pub(crate) struct RowsOverKeys<'a, T> {
 impl<T: Element> RowsOverKeys<'_, T> {
     /// Computes it with the vectors of this processor.
     pub(crate) fn compute(self) {
-        #[cfg(target_arch = "x86_64")]
-        if let (Some(avx512), true, Some(keys), Some(values)) = (
-            Level::new().as_avx512(),
-            integer_tile::suits(self.dim),
-            T::bytes(self.keys),
-            T::bytes(self.values),
-        ) {
-            return self.of(keys, values).compute_integers(avx512);
+        match self.order {
+            Order::Rows => dispatch!(Level::new(), simd => self.run(simd)),
+            #[cfg(target_arch = "x86_64")]
+            Order::Blocks(blocks) => {
+                // Nothing else lies in blocks.
+                if let (Some(keys), Some(values)) = (T::bytes(self.keys), T::bytes(self.values)) {
+                    self.of(keys, values).compute_integers(blocks.0);
+                }
+            }
         }
-        dispatch!(Level::new(), simd => self.run(simd));
     }
 
     /// Computes it with the vectors of `simd`.
@@ -119,6 +121,7 @@ impl<'a, T> RowsOverKeys<'a, T> {
     fn of<U>(self, keys: &'a [U], values: &'a [U]) -> RowsOverKeys<'a, U> {
         RowsOverKeys {
             dim: self.dim,
+            order: self.order,
             keys,
             values,
             range: self.range,
@@ -156,11 +159,12 @@ impl RowsOverKeys<'_, i8> {
         let mut last = [const { Vec::new() }; 2];
         for start in self.range.clone().step_by(KEYS) {
             let count = KEYS.min(self.range.end - start);
-            let tile = start * dim..(start + count) * dim;
+            // What is behind the last key counts nothing.
+            let tile = start * dim..keys.len().min((start + KEYS) * dim);
             // The tile behind the next one, since memory takes longer than a tile.
             let later = (tile.end + KEYS * dim).min(keys.len())..keys.len();
             let (mut tile_keys, mut tile_values) = (&keys[tile.clone()], &values[tile]);
-            if count < KEYS {
+            if tile_keys.len() < KEYS * dim {
                 for (last, tile) in last.iter_mut().zip([&mut tile_keys, &mut tile_values]) {
                     last.extend_from_slice(tile);
                     last.resize(KEYS * dim, 0);
@@ -180,7 +184,6 @@ impl RowsOverKeys<'_, i8> {
             );
             integers.add(avx512, scores, tile_values, &values[later], dim, self.taken);
         }
-        integer_tile::put_in_order(self.taken);
     }
 }
 
