@@ -1,173 +1,24 @@
+mod clock;
+mod event;
 mod guarded;
 mod looked_up;
+mod settings;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use crate::cancel::{CancelToken, Interrupt};
+use crate::cancel::Interrupt;
 use crate::error::{Error, Inner, Result};
 use crate::lookup::Lookup;
 use crate::loop_guard::{LoopAttempts, LoopGuard, entropy};
-use crate::sampler::{History, Sampler, SamplerSettings, SamplerState};
+use crate::sampler::{History, Sampler, SamplerState};
 use crate::session::{Prefilled, Session};
-use crate::stats::{Stats, peak_rss_bytes, rate};
 use crate::written::WrittenText;
 
-/// What a generation is to do.
-#[derive(Debug, Clone)]
-pub struct GenerationSettings {
-    /// How tokens are chosen.
-    pub sampler: SamplerSettings,
-    /// Most tokens to generate.
-    pub max_new_tokens: usize,
-    /// Tokens that end a text cannot be chosen before this many tokens were.
-    pub min_new_tokens: usize,
-    /// Tokens that end a text cannot be chosen before this many words were written.
-    pub min_words: usize,
-    /// Texts that end the generation. They are not part of the text.
-    pub stop: Vec<String>,
-    /// Tokens that end a text cannot be chosen at all.
-    pub ignore_eos: bool,
-    /// How many of the last tokens of the prompt are text that was written before: for penalties and the loop guard they
-    /// count as generated.
-    pub written_tokens: usize,
-    /// Watch for a model that turns in circles: go back to where the loop began, try again with a sampler that avoids
-    /// repetitions, and end after three tries. Without it a greedy text is exactly the model's.
-    pub loop_guard: bool,
-    /// Most tokens that are guessed at once by what came after the same tokens before, in prompt and text, and verified in one
-    /// step; 0 to guess none. A token is chosen as it would be without: by the same scores, up to the last bits of sums that the
-    /// provider may add up in another order for several tokens. It pays where texts repeat what is there, as in rewriting.
-    ///
-    /// Nothing is guessed in a [deterministic](Session::set_deterministic) session, while a loop is suspected or left, and where
-    /// the bundle's decoder scores one token at a time.
-    pub lookup_tokens: usize,
-    /// What was generated before an interruption. It is generated once more, to the same tokens, and gone on with.
-    pub begun: Option<Begun>,
-    /// Cancels from another thread.
-    pub cancel: CancelToken,
-}
-
-impl Default for GenerationSettings {
-    fn default() -> Self {
-        Self {
-            sampler: SamplerSettings::default(),
-            max_new_tokens: 4096,
-            min_new_tokens: 0,
-            min_words: 0,
-            stop: Vec::new(),
-            ignore_eos: false,
-            written_tokens: 0,
-            loop_guard: false,
-            lookup_tokens: 0,
-            begun: None,
-            cancel: CancelToken::new(),
-        }
-    }
-}
-
-/// The first part of a generation, and how it goes on.
-///
-/// In a [deterministic](Session::set_deterministic) session its tokens are computed one by one, as they were the first
-/// time, and the rest is the same as if there had been no interruption. In others they are computed as a prompt is, which
-/// takes a fraction of the time, and scores can differ in the last bits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begun {
-    /// The tokens that were chosen and not taken back.
-    pub token_ids: Vec<u32>,
-    /// Where the sampler stood after them.
-    pub sampler: SamplerState,
-    /// What the loop guard had tried.
-    #[serde(default)]
-    pub loop_attempts: LoopAttempts,
-}
-
-/// Why a text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FinishReason {
-    /// The model ended it.
-    Eos,
-    /// A stop string came.
-    StopString,
-    /// As many tokens as were asked for.
-    MaxTokens,
-    /// As many words as were asked for; a [`Writer`](crate::Writer) ends at a sentence.
-    WordBudget,
-    /// Somebody cancelled. What was written so far counts.
-    Cancelled,
-    /// The model turned in circles, and no try got it out. The text ends before the circle.
-    LoopDetected,
-    /// The context is full.
-    ContextFull,
-}
-
-/// What happens in a generation.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Prompt tokens were computed.
-    Prefill {
-        /// Tokens computed so far.
-        done: usize,
-        /// Tokens to compute; those that were in the cache are not among them.
-        total: usize,
-    },
-    /// An image was encoded.
-    ImageEncoded {
-        /// Which image of the session, from 0; a tile is one, where the model splits pictures into tiles.
-        index: usize,
-        /// Tokens that it takes.
-        tokens: usize,
-    },
-    /// A token was chosen.
-    Token {
-        /// Its id.
-        id: u32,
-        /// The text that is certain with it: whole characters, no part of a stop string, often empty.
-        text: String,
-    },
-    /// The model turned in circles, so the text went back and goes on from there, or ends. Comes only with
-    /// [`loop_guard`](GenerationSettings::loop_guard).
-    Rewound {
-        /// Tokens that were taken back, of those that were told.
-        tokens: usize,
-        /// Bytes of text that were taken back, of what the events before told; never a part of a character.
-        bytes: usize,
-    },
-    /// More of the text is sure to stay: no [`Rewound`](Self::Rewound) will take it back. Comes only with
-    /// [`loop_guard`](GenerationSettings::loop_guard), usually with the sentence after; without it all text stays.
-    Settled {
-        /// Bytes from the start of the generation's text.
-        bytes: usize,
-    },
-    /// The end. Comes once, as the last event.
-    Finished {
-        /// Why.
-        reason: FinishReason,
-        /// The rest of the text, that was held back as the possible start of a stop string or character.
-        text: String,
-        /// What it cost.
-        stats: Stats,
-    },
-}
-
-/// A whole generation.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Output {
-    /// The text.
-    pub text: String,
-    /// The generated tokens, one that ended the text included.
-    pub token_ids: Vec<u32>,
-    /// Why it ended.
-    pub reason: FinishReason,
-    /// What it cost.
-    pub stats: Stats,
-}
+use clock::Clock;
+pub use event::{Event, FinishReason, Output};
+pub use settings::{Begun, GenerationSettings};
 
 /// An iterator over what happens while a session's text is written on. All texts of its events, put together in their order,
 /// are the generated text; where [`Event::Rewound`] comes, that many bytes are cut off its end first.
@@ -198,19 +49,6 @@ enum Phase {
     Prefill,
     Decode,
     Done,
-}
-
-struct Clock {
-    begin: Instant,
-    to_prefill: usize,
-    prefilled: usize,
-    prefill: Duration,
-    images: Duration,
-    steps: usize,
-    guessed: usize,
-    accepted: usize,
-    decode: Duration,
-    first_token: Option<Duration>,
 }
 
 impl<'s> Generation<'s> {
@@ -320,26 +158,6 @@ impl<'s> Generation<'s> {
     /// Goes on with a sampler's sequence of random numbers instead of starting it.
     pub fn restore_sampler(&mut self, state: SamplerState) {
         self.sampler.restore(state);
-    }
-
-    /// What it cost so far.
-    pub fn stats(&self) -> Stats {
-        let clock = &self.clock;
-        Stats {
-            prompt_tokens: self.start,
-            prefilled_tokens: clock.prefilled,
-            generated_tokens: self.generated().len(),
-            guessed_tokens: clock.guessed,
-            accepted_tokens: clock.accepted,
-            loop_interventions: self.interventions,
-            prefill_tokens_per_second: rate(clock.prefilled, clock.prefill),
-            decode_tokens_per_second: rate(clock.steps, clock.decode),
-            image_seconds: clock.images.as_secs_f64(),
-            time_to_first_token: clock.first_token.unwrap_or_default().as_secs_f64(),
-            kv_bytes: self.session.kv_bytes(),
-            peak_rss_bytes: peak_rss_bytes(),
-            provider: self.session.context().provider.clone(),
-        }
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -523,26 +341,10 @@ impl Drop for Generation<'_> {
     }
 }
 
-impl Clock {
-    fn new(to_prefill: usize) -> Self {
-        Self {
-            begin: Instant::now(),
-            to_prefill,
-            prefilled: 0,
-            prefill: Duration::ZERO,
-            images: Duration::ZERO,
-            steps: 0,
-            guessed: 0,
-            accepted: 0,
-            decode: Duration::ZERO,
-            first_token: None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler::SamplerSettings;
     use crate::scripted::{END, ScriptedDecoder, text_prompt, tokens_of};
 
     fn greedy() -> GenerationSettings {
