@@ -122,12 +122,16 @@ impl FewRows {
         first: usize,
         row: usize,
     ) -> [[f32; OUTPUTS]; R] {
-        let (mut codes, mut scales) = ([weight.row(first); OUTPUTS], [weight.row_scales(first); OUTPUTS]);
-        for lane in 1..OUTPUTS {
+        // Cut to lengths that are the same number, so that one look at them does for all outputs.
+        let (bytes, blocks) = (weight.row_bytes(), weight.blocks());
+        let (mut codes, mut scales) = ([&[][..]; OUTPUTS], [&[][..]; OUTPUTS]);
+        for lane in 0..OUTPUTS {
             let output = (first + lane).min(weight.outputs - 1);
-            (codes[lane], scales[lane]) = (weight.row(output), weight.row_scales(output));
+            (codes[lane], scales[lane]) = (&weight.row(output)[..bytes], &weight.row_scales(output)[..blocks]);
         }
-        let (later, later_scales) = (weight.codes_from(first), weight.scales_from(first));
+        let later = weight.codes_from(first).get(AHEAD..).unwrap_or_default();
+        let later = later.as_chunks::<{ OUTPUTS * BYTES }>().0;
+        let later_scales = weight.scales_from(first);
         let steps = &self.steps[0].steps;
         let count = steps.len();
         let scales_each = weight.blocks().div_ceil(count);
@@ -146,10 +150,12 @@ impl FewRows {
                 fetch(avx512, scale);
             }
             let scale_of = u32x16::from_slice(avx512, &step.scale_of.0);
-            for lane in 0..OUTPUTS {
-                if let Some(byte) = later.get(AHEAD + (index * OUTPUTS + lane) * BYTES) {
-                    fetch(avx512, byte);
+            if let Some(lines) = later.get(index) {
+                for line in lines.as_chunks::<BYTES>().0 {
+                    fetch(avx512, line);
                 }
+            }
+            for lane in 0..OUTPUTS {
                 let codes = u8x64::from_slice(avx512, &codes[lane][step.start..][..BYTES]);
                 let scale = f32x4::from_slice(avx512, &scales[lane][step.scale..][..SCALES]);
                 let scale: f32x16<Avx512> = spread(avx512, scale.into(), scale_of.into()).simd_into(avx512);
