@@ -127,7 +127,8 @@ impl FewRows {
         let (mut codes, mut scales) = ([&[][..]; OUTPUTS], [&[][..]; OUTPUTS]);
         for lane in 0..OUTPUTS {
             let output = (first + lane).min(weight.outputs - 1);
-            (codes[lane], scales[lane]) = (&weight.row(output)[..bytes], &weight.row_scales(output)[..blocks]);
+            (codes[lane], scales[lane]) =
+                (&weight.row(output)[..bytes], &weight.row_scales(output)[..blocks]);
         }
         let later = weight.codes_from(first).get(AHEAD..).unwrap_or_default();
         let later = later.as_chunks::<{ OUTPUTS * BYTES }>().0;
