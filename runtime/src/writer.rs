@@ -173,6 +173,16 @@ impl Writer {
     /// # Errors
     /// The draft was begun by another bundle, or with another adapter, or is deterministic and was begun with another chunk of prefill.
     pub fn keep(&mut self, draft: Draft) -> Result<()> {
+        self.check_draft(&draft)?;
+        self.draft = Some(draft);
+        Ok(())
+    }
+
+    /// Whether [`keep`](Self::keep) takes `draft`, for who wants it back where not.
+    ///
+    /// # Errors
+    /// As for [`keep`](Self::keep).
+    pub fn check_draft(&self, draft: &Draft) -> Result<()> {
         let header = draft.header();
         if let Some(engine) = &self.engine {
             check_engine(draft.path(), &header.bundle, engine)?;
@@ -184,7 +194,6 @@ impl Writer {
                 "a deterministic draft is gone on with by the chunk that it was begun with",
             ));
         }
-        self.draft = Some(draft);
         Ok(())
     }
 

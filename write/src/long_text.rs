@@ -5,17 +5,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use lwv_processor::RgbImage;
 use lwv_runtime::{
-    CancelToken, Draft, DraftHeader, DraftSettings, DraftTask, Engine, FinishReason, Manuscript, Outline,
-    Plan, Revision, Task, Writer, WriterSettings,
+    CancelToken, Draft, DraftHeader, DraftSettings, DraftState, DraftTask, Engine, FinishReason, Manuscript,
+    Outline, Plan, Revision, Task, Writer, WriterSettings,
 };
 use lwv_write::Progress;
 
 use crate::cli::{Change, PromptSource, Recipe};
 use crate::text_file::TextFile;
 use crate::{Desk, Report, say};
-
-/// Seeds of a section that is written anew lie this far apart, since each pass over a section takes the next one.
-const SEED_STEP: u64 = 1000;
 
 /// Opens a draft to go on with, and says what was lost of it.
 pub(crate) fn open_draft(path: &Path) -> Result<Draft> {
@@ -100,16 +97,9 @@ fn write_all(recipe: &Recipe, writer: &mut Writer, desk: &mut Desk, outline: &Ou
         .open
         .as_ref()
         .and_then(|open| Some((open.index, open.revision.clone()?)));
-    let earlier = |index| {
-        state
-            .variants
-            .iter()
-            .filter(|variant| variant.index == index)
-            .count()
-    };
     let new = recipe
         .change
-        .map(|change| (change.index, revision(recipe, change, earlier(change.index))));
+        .map(|change| (change.index, revision(recipe, change, state)));
     let Some((index, revision)) = new.or(open) else {
         return Ok(writer.write_draft(|event| desk.writer(&event))?);
     };
@@ -120,10 +110,10 @@ fn write_all(recipe: &Recipe, writer: &mut Writer, desk: &mut Desk, outline: &Ou
     Ok(manuscript)
 }
 
-fn revision(recipe: &Recipe, change: Change, earlier: usize) -> Revision {
+fn revision(recipe: &Recipe, change: Change, state: &DraftState) -> Revision {
     let mut sampler = recipe.sampler.clone();
     if change.extend_by.is_none() && !change.seed_given {
-        sampler.seed = sampler.seed.wrapping_add(SEED_STEP * (earlier as u64 + 1));
+        sampler.seed = state.rewrite_seed(change.index, sampler.seed);
     }
     Revision {
         extend_by: change.extend_by,

@@ -14,6 +14,9 @@ const FRUITFUL_WORDS: usize = 50;
 /// Words of a pass after which earlier loops do not count any more.
 const MUCH_WORDS: usize = 300;
 
+/// Seeds of a section that is written anew lie this far apart, since each pass over a section takes the next one.
+const SEED_STEP: u64 = 1000;
+
 /// What a draft holds: the text, sections that were replaced, and the one that is being written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DraftState {
@@ -185,6 +188,13 @@ impl DraftState {
         manuscript
     }
 
+    /// The seed by which section `index` (from 0) is written anew where nobody names one: `seed` is that of the draft, and each
+    /// time it is another one, so that another text comes of it.
+    pub fn rewrite_seed(&self, index: usize, seed: u64) -> u64 {
+        let earlier = self.variants.iter().filter(|variant| variant.index == index);
+        seed.wrapping_add(SEED_STEP * (earlier.count() as u64 + 1))
+    }
+
     /// Whether nothing was written or planned yet.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -258,6 +268,26 @@ pub(crate) fn join(text: &str, pass: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_section_is_written_anew_by_another_seed_each_time() {
+        let mut state = DraftState::default();
+        assert_eq!(state.rewrite_seed(1, 7), 1007);
+        for index in [0, 1, 1] {
+            let section = WrittenSection {
+                text: String::new(),
+                token_ids: Vec::new(),
+                words: 0,
+                reason: FinishReason::Eos,
+            };
+            state.variants.push(Variant { index, section });
+        }
+        assert_eq!(
+            [0, 1, 2].map(|index| state.rewrite_seed(index, 7)),
+            [2007, 3007, 1007]
+        );
+        assert_eq!(state.rewrite_seed(2, u64::MAX), 999);
+    }
 
     #[test]
     fn passes_that_bring_little_and_loops_are_counted_until_one_brings_much() {
