@@ -10,9 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use lwv_export::convert_adapter;
 use lwv_model::Precision;
-use lwv_processor::Processor;
-use lwv_tests::{Case, Run, bundle, fixtures, installed_c_library, library, scratch, workspace};
+use lwv_processor::{Message, Processor};
+use lwv_runtime::{GenerationSettings, SamplerSettings};
+use lwv_tests::{
+    Case, Run, bundle, bundle_for_adapters, engine, fixtures, installed_c_library, library, scratch,
+    workspace,
+};
 
 /// An example, compiled once, with everything that compilers complain of.
 fn example(place: &'static OnceLock<PathBuf>, compiler: &str, standard: &str, file: &str) -> Command {
@@ -56,6 +61,11 @@ fn describe_picture() -> Command {
     example(&PROGRAM, "c++", "-std=c++17", "describe_picture.cpp")
 }
 
+fn write_draft() -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    example(&PROGRAM, "cc", "-std=c99", "write_draft.c")
+}
+
 #[test]
 fn a_program_in_c_answers_as_transformers_does() {
     let case = Case::load("nested_f32");
@@ -90,6 +100,142 @@ fn a_program_in_c_plans_and_writes() {
         "{}",
         run.stderr
     );
+}
+
+/// An adapter in another handle of an engine whose first handle is closed before anything is written.
+#[test]
+fn a_program_in_c_writes_with_an_adapter() {
+    let case = Case::load("nested_f32");
+    let folder = bundle_for_adapters(&case.dir, Precision::Fp32);
+    let adapter = scratch().join("c-interface.onnx_adapter");
+    convert_adapter(&fixtures().join("sft/lora/all_linear"), &folder, &adapter).unwrap();
+    let answer = |arguments: &[&Path]| {
+        Run::of(
+            write_article()
+                .arg(&folder)
+                .args(["Write about bees.", "0"])
+                .args(arguments),
+        )
+    };
+    let (plain, adapted) = (answer(&[]), answer(&[&adapter]));
+    assert_eq!(adapted.status, Some(0), "{}", adapted.stderr);
+    let engine = engine(&folder, 512);
+    let [by_plain, by_adapted] = [engine.clone(), engine.with_adapter(&adapter).unwrap()].map(|engine| {
+        let messages = [Message::text("user", "Write about bees.")];
+        let mut session = engine.session().unwrap();
+        session
+            .replace(engine.processor().prompt(&messages, &[]).unwrap())
+            .unwrap();
+        let settings = GenerationSettings {
+            sampler: SamplerSettings::greedy(),
+            max_new_tokens: 64,
+            ..GenerationSettings::default()
+        };
+        session.generate(settings).unwrap().complete().unwrap().text
+    });
+    assert_eq!(
+        (plain.stdout, adapted.stdout),
+        (by_plain.clone(), by_adapted.clone())
+    );
+    assert_ne!(by_plain, by_adapted);
+    answer(&[Path::new("/nowhere")]).assert_failed(1, &["cannot read the adapter", "/nowhere"]);
+}
+
+#[test]
+fn a_program_in_c_goes_on_with_its_draft() {
+    let bundle = bundle(&Case::load("llama").dir, Precision::Fp32);
+    let folder = tempfile::tempdir().unwrap();
+    let on = |draft: &str, command: &str, arguments: &[&str]| {
+        let path = folder.path().join(draft);
+        let bundle = (!matches!(command, "show" | "finish")).then_some(&bundle);
+        let run = Run::of(write_draft().arg(command).arg(path).args(bundle).args(arguments));
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        run
+    };
+    let request = ["Write about bees.", "60"];
+    let whole = on("whole", "begin", &request).stdout;
+    assert_eq!(whole.matches("## ").count(), 2, "{whole}");
+
+    let cut = on("cut", "begin", &[request[0], request[1], "9"]);
+    assert!(cut.stderr.contains("ended for reason 5"), "{}", cut.stderr);
+    assert!(whole.starts_with(&cut.stdout) && whole.len() > cut.stdout.len());
+    let shown = on("cut", "show", &[]);
+    assert!(whole.starts_with(&shown.stdout), "{}", shown.stdout);
+    assert!(
+        shown.stderr.contains("not whole") && shown.stderr.contains("0 variants, open\n2. "),
+        "{}",
+        shown.stderr
+    );
+    for tokens in ["40", "150"] {
+        let further = on("cut", "resume", &[tokens]);
+        assert!(
+            further.stderr.contains("ended for reason 5"),
+            "{}",
+            further.stderr
+        );
+        assert!(further.stdout.len() > cut.stdout.len());
+    }
+    assert_eq!(on("cut", "resume", &[]).stdout, whole);
+    let shown = on("cut", "show", &[]);
+    assert_eq!(shown.stdout, whole);
+    assert!(shown.stderr.contains(" words, whole"), "{}", shown.stderr);
+
+    let text = || on("cut", "show", &[]).stdout;
+    let (first, second) = whole.split_at(whole.rfind("## ").unwrap());
+    let rewritten = on("cut", "rewrite", &["2", "5"]);
+    assert!(
+        rewritten.stderr.contains("ended for reason 5"),
+        "{}",
+        rewritten.stderr
+    );
+    assert_eq!(text(), whole, "until it is finished");
+    on("cut", "resume", &[]);
+    let after = text();
+    assert!(after.starts_with(first) && !after.ends_with(second), "{after}");
+    let again = on("cut", "rewrite", &["2"]).stdout;
+    assert_ne!(after, text(), "another seed");
+    assert!(text().ends_with(&again), "{again}");
+    on("cut", "extend", &["1", "20"]);
+    let longer = text();
+    assert!(
+        longer.starts_with(first.trim_end()) && longer.len() > after.len(),
+        "{longer}"
+    );
+
+    let finished = on("cut", "finish", &[]);
+    assert_eq!(finished.stdout, longer);
+    assert!(finished.stderr.contains(" 1 variants\n") && finished.stderr.contains(" 2 variants\n"));
+    assert!(!folder.path().join("cut").exists());
+    let gone = Run::of(write_draft().arg("show").arg(folder.path().join("cut")));
+    gone.assert_failed(1, &["cannot read the draft", "cut"]);
+}
+
+/// The draft finds the picture again, and notices when it is another one.
+#[test]
+fn a_draft_of_a_program_in_c_has_its_picture() {
+    let case = Case::load("flat_f32");
+    let bundle = bundle(&case.dir, Precision::Fp32);
+    let folder = tempfile::tempdir().unwrap();
+    let (draft, picture) = (folder.path().join("draft"), folder.path().join("picture.png"));
+    let images = fixtures().join("processor/images");
+    std::fs::copy(images.join("bits_40x40.png"), &picture).unwrap();
+    let begin = |draft: &Path, tokens: &str| {
+        let mut command = write_draft();
+        command.arg("begin").arg(draft).arg(&bundle);
+        Run::of(command.args(["What is this?", "20", tokens]).arg(&picture))
+    };
+    let resume = || Run::of(write_draft().arg("resume").arg(&draft).arg(&bundle));
+    let whole = begin(&folder.path().join("whole"), "1000000");
+    assert_eq!(whole.status, Some(0), "{}", whole.stderr);
+    let cut = begin(&draft, "4");
+    assert!(cut.stderr.contains("ended for reason 5"), "{}", cut.stderr);
+    std::fs::copy(images.join("grey16_40x30.png"), &picture).unwrap();
+    resume().assert_failed(1, &["picture.png", "was changed"]);
+    std::fs::copy(images.join("bits_40x40.png"), &picture).unwrap();
+    let resumed = resume();
+    assert_eq!(resumed.status, Some(0), "{}", resumed.stderr);
+    assert_eq!(resumed.stdout, whole.stdout);
+    begin(&draft, "4").assert_failed(1, &["cannot begin the draft", "is a draft already"]);
 }
 
 /// The prompt of a picture, and what transformers writes after it, 16 tokens of it.

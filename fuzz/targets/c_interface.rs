@@ -5,10 +5,14 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use lwv::*;
+use tempfile::TempDir;
+
+/// Where drafts are. Names come from here and not from the input, since drafts write files and remove them.
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
 
 /// Bytes of the input, taken one after the other.
 struct Input<'a>(&'a [u8]);
@@ -75,6 +79,7 @@ struct Handles {
     sessions: Vec<*mut lwv_session>,
     generations: Vec<*mut lwv_generation>,
     texts: Vec<*mut lwv_text>,
+    drafts: Vec<*mut lwv_draft>,
 }
 
 /// One of the handles, or NULL.
@@ -155,6 +160,9 @@ unsafe fn step(input: &mut Input<'_>, handles: &mut Handles) {
     let cancel = pick(&handles.tokens, input);
     let session = pick(&handles.sessions, input);
     let generation = pick(&handles.generations, input);
+    let draft = pick(&handles.drafts, input);
+    let draft_file = FOLDER.path().join(format!("{}.draft", input.byte() % 2));
+    let draft_file = CString::new(draft_file.as_os_str().as_encoded_bytes()).unwrap_or_default();
 
     let mut sampler = MaybeUninit::<lwv_sampler_settings>::zeroed();
     unsafe {
@@ -212,10 +220,12 @@ unsafe fn step(input: &mut Input<'_>, handles: &mut Handles) {
     let mut made_token = null_mut();
     let mut made_text = null_mut();
     let mut made_engine = null_mut();
+    let mut made_draft = null_mut();
+    let mut made_text_too = null_mut();
 
     // SAFETY: pointers are NULL or of live values; handles leave their list before they are closed.
     unsafe {
-        match input.byte() % 24 {
+        match input.byte() % 32 {
             0 => keep(
                 &mut handles.tokens,
                 lwv_cancel_token_open(&raw mut made_token),
@@ -339,6 +349,73 @@ unsafe fn step(input: &mut Input<'_>, handles: &mut Handles) {
                 handles.sessions.retain(|known| *known != session);
                 lwv_session_close(session);
             }
+            23 => {
+                let mut info = MaybeUninit::<lwv_draft_info>::zeroed().assume_init();
+                info.size = input.size::<lwv_draft_info>();
+                told(lwv_draft_describe(draft, &raw mut info));
+            }
+            24 => {
+                let mut info = MaybeUninit::<lwv_section_info>::zeroed().assume_init();
+                info.size = input.size::<lwv_section_info>();
+                let (index, info) = (input.number(), &raw mut info);
+                let status =
+                    lwv_draft_section(draft, index, info, &raw mut made_text, &raw mut made_text_too);
+                keep(&mut handles.texts, status, made_text);
+                keep(&mut handles.texts, status, made_text_too);
+            }
+            25 => {
+                let status = lwv_draft_variant(draft, input.number(), input.number(), &raw mut made_text);
+                keep(&mut handles.texts, status, made_text);
+            }
+            26 => {
+                let status = lwv_draft_text(draft, &raw mut made_text);
+                keep(&mut handles.texts, status, made_text);
+            }
+            27 => {
+                let status = lwv_draft_open(draft_file.as_ptr(), &raw mut made_draft);
+                keep(&mut handles.drafts, status, made_draft);
+            }
+            28 => {
+                handles.drafts.retain(|known| *known != draft);
+                if input.byte() % 2 == 0 {
+                    told(lwv_draft_remove(draft));
+                }
+                lwv_draft_close(draft);
+            }
+            29 => {
+                let mut revision = MaybeUninit::<lwv_revision_settings>::zeroed().assume_init();
+                told(lwv_revision_settings_init(
+                    &raw mut revision,
+                    input.size::<lwv_revision_settings>(),
+                ));
+                revision.size = input.size::<lwv_revision_settings>();
+                revision.section = input.number();
+                revision.extend_by = input.number().min(20);
+                revision.sampler = if input.byte() % 2 == 0 { null() } else { sampler };
+                revision.cancel = cancel;
+                let status = lwv_draft_revise(
+                    engine(),
+                    draft,
+                    &raw const revision,
+                    Some(on_event),
+                    user_data,
+                    &raw mut made_text,
+                    null_mut(),
+                );
+                keep(&mut handles.texts, status, made_text);
+            }
+            30 => {
+                let status = lwv_draft_write(
+                    engine(),
+                    draft,
+                    cancel,
+                    Some(on_event),
+                    user_data,
+                    &raw mut made_text,
+                    null_mut(),
+                );
+                keep(&mut handles.texts, status, made_text);
+            }
             _ => {
                 let mut order = MaybeUninit::<lwv_writer_settings>::zeroed().assume_init();
                 told(lwv_writer_settings_init(
@@ -356,6 +433,16 @@ unsafe fn step(input: &mut Input<'_>, handles: &mut Handles) {
                 order.max_section_tokens = 3;
                 order.flags = input.flags();
                 order.cancel = cancel;
+                if input.byte() % 2 == 0 {
+                    let status = lwv_draft_create(
+                        engine(),
+                        draft_file.as_ptr(),
+                        &raw const order,
+                        &raw mut made_draft,
+                    );
+                    keep(&mut handles.drafts, status, made_draft);
+                    return;
+                }
                 let status = lwv_write(
                     engine(),
                     &raw const order,
@@ -396,5 +483,13 @@ fuzz_target!(|bytes: &[u8]| {
             .drain(..)
             .for_each(|handle| lwv_cancel_token_close(handle));
         handles.texts.drain(..).for_each(|handle| lwv_text_close(handle));
+        handles
+            .drafts
+            .drain(..)
+            .for_each(|handle| lwv_draft_close(handle));
+    }
+    // What one input left would change what the next one does.
+    for file in std::fs::read_dir(FOLDER.path()).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(file.path());
     }
 });

@@ -1,8 +1,9 @@
 /*
  * Writes a text from a bundle: a long one by a plan, or an answer as long as the model makes it.
  *
- *     write_article BUNDLE INSTRUCTION [WORDS]
+ *     write_article BUNDLE INSTRUCTION [WORDS [ADAPTER]]
  *
+ * 0 words are an answer. ADAPTER is the file of a LoRA to write with.
  * The text goes to standard output while it is written, all else to standard error.
  */
 #include <lwv.h>
@@ -14,7 +15,7 @@
 /* Says what failed and ends the program. */
 static void check(lwv_status status, const char *what) {
     if (status < 0) {
-        fprintf(stderr, "%s: %s\n", what, lwv_last_error());
+        fprintf(stderr, "error: %s: %s\n", what, lwv_last_error());
         exit(EXIT_FAILURE);
     }
 }
@@ -160,9 +161,10 @@ int main(int count, char **arguments) {
     lwv_sampler_settings sampler;
     lwv_finish_reason reason;
     lwv_engine *engine;
+    size_t words = count > 3 ? (size_t)strtoul(arguments[3], NULL, 10) : 0;
 
     if (count < 3) {
-        fprintf(stderr, "usage: %s BUNDLE INSTRUCTION [WORDS]\n", arguments[0]);
+        fprintf(stderr, "usage: %s BUNDLE INSTRUCTION [WORDS [ADAPTER]]\n", arguments[0]);
         return 2;
     }
     if (lwv_abi_version() != LWV_ABI_VERSION) {
@@ -173,8 +175,15 @@ int main(int count, char **arguments) {
     sampler.flags = LWV_GREEDY;
 
     engine = open_engine(arguments[1]);
-    if (count > 3) {
-        reason = write_article(engine, &sampler, arguments[2], (size_t)strtoul(arguments[3], NULL, 10));
+    if (count > 4) {
+        /* Another handle of the same graphs. This program needs no other; one that does keeps both. */
+        lwv_engine *adapted = NULL;
+        check(lwv_engine_with_adapter(engine, arguments[4], &adapted), "cannot use the adapter");
+        lwv_engine_close(engine);
+        engine = adapted;
+    }
+    if (words > 0) {
+        reason = write_article(engine, &sampler, arguments[2], words);
     } else {
         reason = answer(engine, &sampler, arguments[2]);
     }

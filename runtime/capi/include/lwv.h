@@ -3,9 +3,9 @@
  *
  * Generated from runtime/capi/src; do not change it here.
  *
- * Handles (lwv_engine, lwv_session, lwv_generation, lwv_image, lwv_cancel_token, lwv_text) are made by functions that take
- * a place for them and freed by the function called _close; NULL can be closed and is refused everywhere else. What a call
- * fails to make is NULL. A handle that needs another keeps it alive: they may be closed in any order.
+ * Handles (lwv_engine, lwv_session, lwv_generation, lwv_draft, lwv_image, lwv_cancel_token, lwv_text) are made by functions
+ * that take a place for them and freed by the function called _close; NULL can be closed and is refused everywhere else.
+ * What a call fails to make is NULL. A handle that needs another keeps it alive: they may be closed in any order.
  *
  * Errors. Functions return a status, and the words for people are kept for lwv_last_error(), a thread at a time. Objects
  * for errors would have to be freed by every caller on every path, and a status fits into an if. The text names the
@@ -22,9 +22,9 @@
  * only get more values: pass over those that you do not know.
  *
  * Threads. Every function can be called from every thread. An engine, an image, a text and a cancel token can be used by
- * several at once; engines compute for one session at a time, token by token. A session or generation is for one thread at
- * a time: a second one is told LWV_STATUS_BUSY and does not wait. A handle must not be closed while a call with it runs.
- * Callbacks come on the thread that called.
+ * several at once; engines compute for one session at a time, token by token. A session, generation or draft is for one
+ * thread at a time: a second one is told LWV_STATUS_BUSY and does not wait. A handle must not be closed while a call with
+ * it runs. Callbacks come on the thread that called.
  */
 
 
@@ -110,6 +110,8 @@ enum lwv_status
     LWV_STATUS_OTHER = -15,
     // The adapter cannot be read, or is not for the bundle.
     LWV_STATUS_ADAPTER = -16,
+    // A draft cannot be read, written or gone on with, or is open elsewhere.
+    LWV_STATUS_DRAFT = -17,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -162,7 +164,7 @@ enum lwv_event_kind
     LWV_EVENT_KIND_PLAN_LINE = 5,
     // Section `index` begins; it is to have `total` words.
     LWV_EVENT_KIND_SECTION_STARTED = 6,
-    // Text that stands between sections: headings and empty lines.
+    // Text that is not generated now: headings, empty lines, and what a draft holds.
     LWV_EVENT_KIND_TEXT = 7,
     // Section `index` ended with `total` words, for `reason`.
     LWV_EVENT_KIND_SECTION_FINISHED = 8,
@@ -219,6 +221,11 @@ typedef int32_t lwv_finish_reason;
 // Stops loading, image encoding, prefill and writing from another thread. What uses it holds it too, so it can be closed
 // at any time.
 typedef struct lwv_cancel_token lwv_cancel_token;
+
+// A long text on the disk while it is written, so that it survives whatever ends the process. It is a journal in a file, which
+// is appended to and synced once a second while text comes; a copy as of the last finished section lies beside it (`.copy`).
+// One handle at a time has it, in all processes.
+typedef struct lwv_draft lwv_draft;
 
 // A loaded bundle. Sessions of one engine share its weights and keep it loaded until the last of them is closed; its graphs
 // compute for one of them at a time.
@@ -292,7 +299,8 @@ typedef struct lwv_engine_options {
     lwv_progress_callback progress;
     // What the callback is given.
     void *user_data;
-    // File of the adapter to write with, as `lwv-export adapter` makes it; NULL for none.
+    // File of the adapter to write with, as `lwv-export adapter` makes it; NULL for none. `lwv_engine_with_adapter` changes
+    // it without loading again.
     const char *adapter;
 } lwv_engine_options;
 
@@ -310,6 +318,8 @@ typedef struct lwv_engine_info {
     size_t threads;
     // 1 if the model reads pictures, else 0.
     uint64_t reads_images;
+    // By what texts are told apart that several engines write: bundle and adapter. `engine` of a `lwv_draft_info` is one.
+    const char *id;
 } lwv_engine_info;
 
 // What a text will take, in bytes. Set `size` before it is asked for.
@@ -495,7 +505,8 @@ typedef struct lwv_event {
 } lwv_event;
 
 // Is told what happens, on the thread that called. Anything but 0 stops: the callback is not called again, and what was
-// written counts. It must not throw or jump out. What it calls with the same session or generation is `LWV_STATUS_BUSY`.
+// written counts. It must not throw or jump out. What it calls with the same session, generation or
+// draft is `LWV_STATUS_BUSY`.
 typedef int (*lwv_event_callback)(const struct lwv_event *event, void *user_data);
 
 // What is to be written, and how. Set it by `lwv_writer_settings_init` first.
@@ -532,6 +543,70 @@ typedef struct lwv_writer_settings {
     // Most tokens that are guessed at once, as in `lwv_generation_settings`.
     size_t lookup_tokens;
 } lwv_writer_settings;
+
+// What a draft is of and how far it came. Set `size` before it is asked for. The texts belong to the draft.
+typedef struct lwv_draft_info {
+    // Bytes of this structure.
+    size_t size;
+    // What the reader asks for.
+    const char *instruction;
+    // What the model is told before all else, or NULL.
+    const char *system;
+    // `id` of the engine that it was begun with, as in `lwv_engine_info`. No other one goes on with it.
+    const char *engine;
+    // The device that it was begun on, for `lwv_engine_options`. A deterministic text is the same only where device, threads
+    // and chunk of prefill are; another chunk is refused.
+    const char *device;
+    // The threads that it was begun with.
+    size_t threads;
+    // The chunk of prefill that it was begun with.
+    size_t prefill_chunk;
+    // By which of `LWV_DETERMINISTIC` and `LWV_LOOP_GUARD` it is written.
+    uint64_t flags;
+    // Words that the whole text is to have.
+    size_t words;
+    // Words that are there, those of an unfinished section too.
+    size_t written_words;
+    // Sections of the plan; 0 until there is one.
+    size_t sections;
+    // Sections that are finished.
+    size_t finished_sections;
+    // 1 if nothing is left to be written, else 0.
+    uint64_t is_whole;
+    // What was lost when the draft was opened, in words for people; NULL if nothing was.
+    const char *loss;
+} lwv_draft_info;
+
+// A section of a draft. Set `size` before it is asked for.
+typedef struct lwv_section_info {
+    // Bytes of this structure.
+    size_t size;
+    // Why it ended; `LWV_FINISH_REASON_CANCELLED` if it is not finished, `LWV_FINISH_REASON_OTHER` if it was not begun.
+    lwv_finish_reason reason;
+    // Words that it is to have by the plan.
+    size_t words;
+    // Words that it has.
+    size_t written_words;
+    // 1 if it was begun, rewritten or extended and that is not finished; else 0. Only one section of a draft can be so.
+    uint64_t is_open;
+    // How often it was rewritten or extended; what it was before is kept, see `lwv_draft_variant`.
+    size_t variants;
+} lwv_section_info;
+
+// What is done to a section that is there. Set it by `lwv_revision_settings_init` first.
+typedef struct lwv_revision_settings {
+    // Bytes of this structure.
+    size_t size;
+    // Which section, from 0.
+    size_t section;
+    // Words that are added to it; 0 writes it anew.
+    size_t extend_by;
+    // How tokens are chosen. NULL: as for the rest of the draft, and a section that is written anew takes another seed each
+    // time, so that another text comes of it.
+    const struct lwv_sampler_settings *sampler;
+    // Cancels from another thread; may be NULL.
+    const struct lwv_cancel_token *cancel;
+} lwv_revision_settings;
 
 #ifdef __cplusplus
 extern "C" {
@@ -598,10 +673,17 @@ lwv_status lwv_engine_options_init(struct lwv_engine_options *options, size_t si
 lwv_status lwv_engine_open(const struct lwv_engine_options *options,
                            struct lwv_engine **engine);
 
+// Makes another handle of an engine, whose sessions write with the adapter in the file `adapter`, as `lwv-export adapter` makes
+// it; NULL is without one. The graphs are in memory once, and are freed when all handles and sessions are closed; sessions that
+// are there already keep what they write with.
+lwv_status lwv_engine_with_adapter(const struct lwv_engine *engine,
+                                   const char *adapter,
+                                   struct lwv_engine **adapted);
+
 // Tells what an engine is.
 lwv_status lwv_engine_describe(const struct lwv_engine *engine, struct lwv_engine_info *info);
 
-// Frees an engine; its memory goes with the last of its sessions. NULL is allowed.
+// Frees an engine; its memory goes with the last of its sessions and other handles. NULL is allowed.
 void lwv_engine_close(struct lwv_engine *engine);
 
 // What a text of `tokens` tokens, prompt included, will take with the bundle in the folder `bundle`. Needs no ONNX Runtime
@@ -701,6 +783,74 @@ lwv_status lwv_write(const struct lwv_engine *engine,
                      void *user_data,
                      struct lwv_text **text,
                      lwv_finish_reason *reason);
+
+// Begins a draft in `file` of what `settings` say, and writes nothing of it yet; `lwv_draft_write` does. `cancel` has no
+// meaning here. Pictures must come from files (`lwv_image_open`): their paths and hashes are kept, and they are read again
+// when the draft is written. A draft without plan and text that is there is replaced; `LWV_STATUS_DRAFT` where one with
+// text or another file is.
+lwv_status lwv_draft_create(const struct lwv_engine *engine,
+                            const char *file,
+                            const struct lwv_writer_settings *settings,
+                            struct lwv_draft **draft);
+
+// Opens the draft in `file`, to look at it or to go on with it. What is damaged at its end is cut off, see `loss` in
+// `lwv_draft_info`. `LWV_STATUS_DRAFT` where there is none or another handle has it. Needs no engine and no ONNX Runtime.
+lwv_status lwv_draft_open(const char *file,
+                          struct lwv_draft **draft);
+
+// Tells what a draft is of and how far it came.
+lwv_status lwv_draft_describe(const struct lwv_draft *draft, struct lwv_draft_info *info);
+
+// Gives the text as far as it came, headings included. A section that is being rewritten or extended is what it was.
+lwv_status lwv_draft_text(const struct lwv_draft *draft, struct lwv_text **text);
+
+// Removes a draft's files, when the text is where it belongs: the library never does so by itself. The handle is good for
+// nothing but being closed then.
+lwv_status lwv_draft_remove(struct lwv_draft *draft);
+
+// Frees a draft and lets go of its file, which stays. NULL is allowed.
+void lwv_draft_close(struct lwv_draft *draft);
+
+// Tells about section `index` of a draft's plan, from 0. `main_point` and `text`, unless NULL, get what the plan says of it
+// and its text as far as it came.
+lwv_status lwv_draft_section(const struct lwv_draft *draft,
+                             size_t index,
+                             struct lwv_section_info *info,
+                             struct lwv_text **main_point,
+                             struct lwv_text **text);
+
+// Gives the text of section `index` as it was before it was rewritten or extended; `variant` is which, from 0, the oldest.
+lwv_status lwv_draft_variant(const struct lwv_draft *draft,
+                             size_t index,
+                             size_t variant,
+                             struct lwv_text **text);
+
+// Sets a structure of `size` bytes, which is its `sizeof`, to what is usual.
+lwv_status lwv_revision_settings_init(struct lwv_revision_settings *settings, size_t size);
+
+// Writes a draft to the end of its text, from wherever it is, telling `callback` (may be NULL) what happens, and keeps what
+// comes in its file. What the draft holds is told again first, so that events together are the whole text; all else, `text`
+// and `reason` too, is as in `lwv_write`. `cancel` may be NULL. Where a revision was interrupted, that is finished and nothing
+// else is done: events are those of its section alone. `LWV_STATUS_DRAFT` where another engine has begun the draft, or a
+// picture's file was changed.
+lwv_status lwv_draft_write(const struct lwv_engine *engine,
+                           struct lwv_draft *draft,
+                           const struct lwv_cancel_token *cancel,
+                           lwv_event_callback callback,
+                           void *user_data,
+                           struct lwv_text **text,
+                           lwv_finish_reason *reason);
+
+// Writes a section of a draft anew or extends it, as `settings` say. What it was stays in the draft, see
+// `lwv_draft_variant`. Events are those of the section alone; `text` and `reason`, unless NULL, get the whole text and why
+// the section ended. Where that was cancelled, the section is what it was until `lwv_draft_write` has finished it.
+lwv_status lwv_draft_revise(const struct lwv_engine *engine,
+                            struct lwv_draft *draft,
+                            const struct lwv_revision_settings *settings,
+                            lwv_event_callback callback,
+                            void *user_data,
+                            struct lwv_text **text,
+                            lwv_finish_reason *reason);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,4 +1,4 @@
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 
 use lwv_runtime::{
     DEFAULT_ENGINE_LIMIT, DEFAULT_KV_BUDGET, Device, Engine, EngineBuilder, EngineCache, LoadProgress,
@@ -25,8 +25,20 @@ pub const LWV_DEQUANTIZE_ONCE: u64 = 4;
 /// compute for one of them at a time.
 pub struct lwv_engine {
     pub(crate) engine: Engine,
-    device: std::ffi::CString,
-    provider: std::ffi::CString,
+    device: CString,
+    provider: CString,
+    id: CString,
+}
+
+impl lwv_engine {
+    fn new(engine: Engine) -> Self {
+        Self {
+            device: c_string(&engine.device().to_string()),
+            provider: c_string(engine.provider()),
+            id: c_string(&engine.id()),
+            engine,
+        }
+    }
 }
 
 /// What loading is at.
@@ -92,7 +104,8 @@ pub struct lwv_engine_options {
     pub progress: lwv_progress_callback,
     /// What the callback is given.
     pub user_data: *mut c_void,
-    /// File of the adapter to write with, as `lwv-export adapter` makes it; NULL for none.
+    /// File of the adapter to write with, as `lwv-export adapter` makes it; NULL for none. `lwv_engine_with_adapter` changes
+    /// it without loading again.
     pub adapter: *const c_char,
 }
 
@@ -133,6 +146,8 @@ pub struct lwv_engine_info {
     pub threads: usize,
     /// 1 if the model reads pictures, else 0.
     pub reads_images: u64,
+    /// By what texts are told apart that several engines write: bundle and adapter. `engine` of a `lwv_draft_info` is one.
+    pub id: *const c_char,
 }
 
 // SAFETY: `repr(C)`, `size` first, numbers and pointers.
@@ -145,6 +160,7 @@ unsafe impl Structure for lwv_engine_info {
             context_length: 0,
             threads: 0,
             reads_images: 0,
+            id: std::ptr::null(),
         }
     }
 }
@@ -168,12 +184,28 @@ pub unsafe extern "C" fn lwv_engine_open(
     call(|| {
         clear(engine, "engine")?;
         let loaded = builder(&read(options, "options")?)?.build()?;
-        let opened = lwv_engine {
-            device: c_string(&loaded.device().to_string()),
-            provider: c_string(loaded.provider()),
-            engine: loaded,
+        open(lwv_engine::new(loaded), engine);
+        Ok(())
+    })
+}
+
+/// Makes another handle of an engine, whose sessions write with the adapter in the file `adapter`, as `lwv-export adapter` makes
+/// it; NULL is without one. The graphs are in memory once, and are freed when all handles and sessions are closed; sessions that
+/// are there already keep what they write with.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lwv_engine_with_adapter(
+    engine: *const lwv_engine,
+    adapter: *const c_char,
+    adapted: *mut *mut lwv_engine,
+) -> lwv_status {
+    call(|| {
+        clear(adapted, "adapted")?;
+        let engine = &required(engine, "engine")?.engine;
+        let other = match optional_text(adapter, "adapter")? {
+            Some(adapter) => engine.with_adapter(adapter)?,
+            None => engine.without_adapter(),
         };
-        open(opened, engine);
+        open(lwv_engine::new(other), adapted);
         Ok(())
     })
 }
@@ -263,6 +295,7 @@ pub unsafe extern "C" fn lwv_engine_describe(
             engine,
             device,
             provider,
+            id,
         } = required(engine, "engine")?;
         let told = lwv_engine_info {
             size: size_of::<lwv_engine_info>(),
@@ -271,12 +304,13 @@ pub unsafe extern "C" fn lwv_engine_describe(
             context_length: engine.context_length(),
             threads: engine.threads(),
             reads_images: u64::from(engine.bundle().config().vision.is_some()),
+            id: id.as_ptr(),
         };
         write(told, info, "info")
     })
 }
 
-/// Frees an engine; its memory goes with the last of its sessions. NULL is allowed.
+/// Frees an engine; its memory goes with the last of its sessions and other handles. NULL is allowed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lwv_engine_close(engine: *mut lwv_engine) {
     call(|| close(engine, "engine"));

@@ -25,7 +25,7 @@ pub enum lwv_event_kind {
     PlanLine = 5,
     /// Section `index` begins; it is to have `total` words.
     SectionStarted = 6,
-    /// Text that stands between sections: headings and empty lines.
+    /// Text that is not generated now: headings, empty lines, and what a draft holds.
     Text = 7,
     /// Section `index` ended with `total` words, for `reason`.
     SectionFinished = 8,
@@ -87,7 +87,8 @@ unsafe impl Structure for lwv_event {
 }
 
 /// Is told what happens, on the thread that called. Anything but 0 stops: the callback is not called again, and what was
-/// written counts. It must not throw or jump out. What it calls with the same session or generation is `LWV_STATUS_BUSY`.
+/// written counts. It must not throw or jump out. What it calls with the same session, generation or
+/// draft is `LWV_STATUS_BUSY`.
 pub type lwv_event_callback =
     Option<unsafe extern "C" fn(event: *const lwv_event, user_data: *mut c_void) -> c_int>;
 

@@ -1,4 +1,5 @@
 use std::ffi::c_char;
+use std::path::PathBuf;
 
 use lwv_processor::{MAX_PIXELS, RgbImage, open_image};
 
@@ -10,6 +11,8 @@ use crate::status::lwv_status;
 /// A picture in memory.
 pub struct lwv_image {
     image: RgbImage,
+    /// Where it comes from; `None` is memory.
+    file: Option<PathBuf>,
 }
 
 /// The pictures of a list of handles.
@@ -21,13 +24,34 @@ pub(crate) unsafe fn images_of(images: *const *const lwv_image, count: usize) ->
         .collect()
 }
 
+/// The files that the pictures of a list come from. A draft is gone on with by another process, which has to find them.
+pub(crate) unsafe fn files_of(images: *const *const lwv_image, count: usize) -> Result<Vec<PathBuf>> {
+    list(images, count, "images")?
+        .iter()
+        .enumerate()
+        .map(|(index, image)| {
+            let name = format!("images[{index}]");
+            let file = required(*image, &name)?.file.clone();
+            file.ok_or_else(|| {
+                Failure::argument(
+                    &name,
+                    "was copied from memory, but a draft names its pictures by their files; save it and open it by \
+                     `lwv_image_open`",
+                )
+            })
+        })
+        .collect()
+}
+
 /// Reads a JPEG, PNG or WebP file, turned as its metadata says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lwv_image_open(file: *const c_char, image: *mut *mut lwv_image) -> lwv_status {
     call(|| {
         clear(image, "image")?;
-        let read = open_image(path(file, "file")?).map_err(|error| Failure::image(&error))?;
-        open(lwv_image { image: read }, image);
+        let file = path(file, "file")?;
+        let read = open_image(file).map_err(|error| Failure::image(&error))?;
+        let file = Some(std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+        open(lwv_image { image: read, file }, image);
         Ok(())
     })
 }
@@ -61,7 +85,8 @@ pub unsafe extern "C" fn lwv_image_from_rgb(
         }
         let made = RgbImage::from_raw(width, height, copied)
             .ok_or_else(|| Failure::argument("pixels", "are fewer than width times height"))?;
-        open(lwv_image { image: made }, image);
+        let file = None;
+        open(lwv_image { image: made, file }, image);
         Ok(())
     })
 }
@@ -102,6 +127,8 @@ pub unsafe extern "C" fn lwv_image_close(image: *mut lwv_image) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn from_rgb(pixels: *const u8, width: u32, height: u32, stride: usize) -> Result<RgbImage, lwv_status> {
@@ -145,5 +172,36 @@ mod tests {
             );
         }
         assert_eq!(from_rgb(std::ptr::null(), 1, 1, 0), Err(lwv_status::Argument));
+    }
+
+    /// A draft names pictures by files.
+    #[test]
+    fn a_picture_knows_its_file() {
+        let (mut image, mut drawn) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/processor/images/bits_40x40.png\0"
+        );
+        unsafe {
+            assert_eq!(
+                lwv_image_open(file.as_ptr().cast(), &raw mut image),
+                lwv_status::Ok
+            );
+            let made = lwv_image_from_rgb([0_u8; 3].as_ptr(), 1, 1, 0, &raw mut drawn);
+            assert_eq!(made, lwv_status::Ok);
+            let images = [image.cast_const(), drawn.cast_const()];
+            assert_eq!(
+                files_of(images.as_ptr(), 1).unwrap(),
+                [Path::new(file.trim_end_matches('\0'))]
+            );
+            let refused = files_of(images.as_ptr(), 2).unwrap_err();
+            assert!(
+                refused.text.contains("`images[1]` was copied from memory"),
+                "{}",
+                refused.text
+            );
+            lwv_image_close(image);
+            lwv_image_close(drawn);
+        }
     }
 }

@@ -25,6 +25,8 @@ mod argument;
 mod border;
 mod cancel_token;
 mod device;
+mod draft;
+mod draft_header;
 mod engine;
 mod estimate;
 mod event;
@@ -33,7 +35,9 @@ mod finish_reason;
 mod generation;
 mod image;
 mod message;
+mod revision;
 mod sampler;
+mod section;
 mod session;
 mod stats;
 mod status;
@@ -48,10 +52,15 @@ pub use cancel_token::{
     lwv_cancel_token_open,
 };
 pub use device::{lwv_device, lwv_device_at, lwv_device_count};
+pub use draft::{
+    lwv_draft, lwv_draft_close, lwv_draft_describe, lwv_draft_info, lwv_draft_open, lwv_draft_remove,
+    lwv_draft_text,
+};
+pub use draft_header::lwv_draft_create;
 pub use engine::{
     LWV_CHECK_HASHES, LWV_DEQUANTIZE_ONCE, LWV_IGNORE_MEMORY, lwv_engine, lwv_engine_close,
     lwv_engine_describe, lwv_engine_info, lwv_engine_open, lwv_engine_options, lwv_engine_options_init,
-    lwv_load_stage, lwv_progress, lwv_progress_callback,
+    lwv_engine_with_adapter, lwv_load_stage, lwv_progress, lwv_progress_callback,
 };
 pub use estimate::{lwv_bundle_estimate, lwv_engine_estimate, lwv_memory_estimate};
 pub use event::{lwv_event, lwv_event_callback, lwv_event_kind};
@@ -62,7 +71,9 @@ pub use generation::{
 };
 pub use image::{lwv_image, lwv_image_close, lwv_image_from_rgb, lwv_image_open, lwv_image_size};
 pub use message::lwv_message;
+pub use revision::{lwv_draft_revise, lwv_draft_write, lwv_revision_settings, lwv_revision_settings_init};
 pub use sampler::{LWV_GREEDY, LWV_PENALIZE_PROMPT, lwv_sampler_settings, lwv_sampler_settings_init};
+pub use section::{lwv_draft_section, lwv_draft_variant, lwv_section_info};
 pub use session::{
     lwv_session, lwv_session_add_text, lwv_session_close, lwv_session_describe, lwv_session_info,
     lwv_session_open, lwv_session_rewind, lwv_session_set_messages, lwv_session_set_text, lwv_session_tokens,

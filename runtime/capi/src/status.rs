@@ -40,6 +40,8 @@ pub enum lwv_status {
     Other = -15,
     /// The adapter cannot be read, or is not for the bundle.
     Adapter = -16,
+    /// A draft cannot be read, written or gone on with, or is open elsewhere.
+    Draft = -17,
 }
 
 impl From<ErrorKind> for lwv_status {
@@ -55,6 +57,7 @@ impl From<ErrorKind> for lwv_status {
             ErrorKind::Inference => Self::Inference,
             ErrorKind::Logits => Self::Logits,
             ErrorKind::Rewind => Self::Rewind,
+            ErrorKind::Draft => Self::Draft,
             ErrorKind::Cancelled => Self::Cancelled,
             _ => Self::Other,
         }

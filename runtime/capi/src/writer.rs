@@ -1,6 +1,6 @@
 use std::ffi::{c_char, c_void};
 
-use lwv_runtime::{CancelToken, FinishReason, Plan, Task, Writer, WriterEvent, WriterSettings};
+use lwv_runtime::{CancelToken, FinishReason, Outline, Plan, Task, Writer, WriterEvent, WriterSettings};
 
 use crate::argument::{check_flags, clear, flag, offer, open, optional_text, required, text, texts};
 use crate::border::call;
@@ -84,17 +84,15 @@ unsafe impl Structure for lwv_writer_settings {
 }
 
 /// Settings in Rust's types.
-struct Order {
-    task: Task,
-    settings: WriterSettings,
+pub(crate) struct Order {
+    pub(crate) task: Task,
+    pub(crate) settings: WriterSettings,
+    pub(crate) outline: Outline,
     words: usize,
     sections: Option<usize>,
-    plan: Option<Plan>,
-    at_once: bool,
 }
 
-unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
-    let given = read(given, "settings")?;
+pub(crate) unsafe fn order_of(given: &lwv_writer_settings) -> Result<Order> {
     let flags = given.flags;
     check_flags(
         flags,
@@ -109,6 +107,7 @@ unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
     if plan.is_none() && given.words == 0 {
         return Err(Failure::argument("words", "is 0; say how long the text is to be"));
     }
+    let (words, sections) = (given.words, (given.sections > 0).then_some(given.sections));
     Ok(Order {
         task: Task {
             instruction: text(given.instruction, "instruction")?.to_owned(),
@@ -124,15 +123,18 @@ unsafe fn order(given: *const lwv_writer_settings) -> Result<Order> {
             deterministic: flags & LWV_DETERMINISTIC != 0,
             cancel: token_of(given.cancel)?,
         },
-        words: given.words,
-        sections: (given.sections > 0).then_some(given.sections),
-        plan,
-        at_once: flags & LWV_AT_ONCE != 0,
+        outline: match plan {
+            _ if flags & LWV_AT_ONCE != 0 => Outline::Given(Plan::in_one_piece(words)),
+            Some(plan) => Outline::Given(plan),
+            None => Outline::ToMake { words, sections },
+        },
+        words,
+        sections,
     })
 }
 
 /// Tells the callback what happens until it wants no more; cancels then.
-struct Listener {
+pub(crate) struct Listener {
     callback: lwv_event_callback,
     user_data: *mut c_void,
     cancel: CancelToken,
@@ -141,7 +143,17 @@ struct Listener {
 }
 
 impl Listener {
-    unsafe fn tell(&mut self, event: WriterEvent) {
+    pub(crate) fn new(callback: lwv_event_callback, user_data: *mut c_void, cancel: CancelToken) -> Self {
+        Self {
+            callback,
+            user_data,
+            cancel,
+            held: HeldEvent::new(),
+            stopped: false,
+        }
+    }
+
+    pub(crate) unsafe fn tell(&mut self, event: WriterEvent) {
         let Some(callback) = self.callback.filter(|_| !self.stopped) else {
             return;
         };
@@ -214,15 +226,9 @@ unsafe fn begin(
     user_data: *mut c_void,
 ) -> Result<(Order, Writer, Listener)> {
     let engine = &required(engine, "engine")?.engine;
-    let order = order(settings)?;
+    let order = order_of(&read(settings, "settings")?)?;
     let writer = Writer::new(engine, order.task.clone(), order.settings.clone())?;
-    let listener = Listener {
-        callback,
-        user_data,
-        cancel: order.settings.cancel.clone(),
-        held: HeldEvent::new(),
-        stopped: false,
-    };
+    let listener = Listener::new(callback, user_data, order.settings.cancel.clone());
     Ok((order, writer, listener))
 }
 
@@ -231,15 +237,11 @@ unsafe fn write_all(
     writer: &mut Writer,
     listener: &mut Listener,
 ) -> Result<(String, FinishReason)> {
-    if order.at_once {
-        let written = writer.write_at_once(order.words, &mut |event| unsafe { listener.tell(event) })?;
-        return Ok((written.text, written.reason));
-    }
-    let plan = match order.plan {
-        Some(plan) => plan,
-        None => writer.plan(order.words, order.sections, |event| unsafe {
-            listener.tell(event)
-        })?,
+    let plan = match order.outline {
+        Outline::Given(plan) => plan,
+        Outline::ToMake { words, sections } => {
+            writer.plan(words, sections, |event| unsafe { listener.tell(event) })?
+        }
     };
     let manuscript = writer.write(plan, |event| unsafe { listener.tell(event) })?;
     let ended = manuscript

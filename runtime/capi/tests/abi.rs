@@ -43,7 +43,7 @@ fn layouts() -> Vec<Layout> {
         layout!(lwv_progress: size, stage, done, total, graph),
         layout!(lwv_engine_options: size, bundle, device, onnxruntime, engines, kv_budget, prefill_chunk, threads, flags,
             cancel, progress, user_data, adapter),
-        layout!(lwv_engine_info: size, device, provider, context_length, threads, reads_images),
+        layout!(lwv_engine_info: size, device, provider, context_length, threads, reads_images, id),
         layout!(lwv_memory_estimate: size, weights, kv, buffers, total, read_for_a_token),
         layout!(lwv_sampler_settings: size, seed, flags, temperature, top_p, min_p, typical_p, xtc_probability, xtc_threshold,
             repetition_penalty, presence_penalty, frequency_penalty, dry_multiplier, dry_base, reserved, top_k,
@@ -59,6 +59,10 @@ fn layouts() -> Vec<Layout> {
         layout!(lwv_event: size, kind, reason, index, done, total, token, text, text_length, stats),
         layout!(lwv_writer_settings: size, instruction, system, images, image_count, words, sections, plan, sampler,
             max_section_tokens, stop, stop_count, flags, cancel, lookup_tokens),
+        layout!(lwv_draft_info: size, instruction, system, engine, device, threads, prefill_chunk, flags, words, written_words,
+            sections, finished_sections, is_whole, loss),
+        layout!(lwv_section_info: size, reason, words, written_words, is_open, variants),
+        layout!(lwv_revision_settings: size, section, extend_by, sampler, cancel),
     ]
 }
 
@@ -155,7 +159,8 @@ fn a_difference_would_be_seen() {
 /// Programs that were compiled with a header of version 1 rely on these sizes.
 #[test]
 fn no_structure_is_smaller_than_in_the_first_version() {
-    let first = [176, 40, 96, 48, 48, 152, 32, 40, 80, 96, 72, 112];
+    let first = [176, 40, 96, 48, 48, 152, 32, 40, 80, 96, 72, 112, 112, 48, 40];
+    assert_eq!(layouts().len(), first.len());
     for (layout, first) in layouts().iter().zip(first) {
         assert!(
             layout.size >= first,

@@ -11,7 +11,7 @@ use std::path::Path;
 const WRITE: &str = "LWV_WRITE_HEADER";
 
 /// In the order in which the header has them.
-const SOURCES: [&str; 19] = [
+const SOURCES: [&str; 23] = [
     "version",
     "status",
     "border",
@@ -29,6 +29,10 @@ const SOURCES: [&str; 19] = [
     "session",
     "generation",
     "writer",
+    "draft_header",
+    "draft",
+    "section",
+    "revision",
     "argument",
     "structure",
 ];

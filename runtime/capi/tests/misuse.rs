@@ -90,6 +90,48 @@ fn null_is_refused_everywhere_but_where_it_is_freed() {
             lwv_write(null(), null(), None, null_mut(), null_mut(), null_mut()),
             "`engine` is NULL",
         );
+        refused(
+            lwv_engine_with_adapter(null(), null(), null_mut()),
+            "`adapted` is NULL",
+        );
+        refused(
+            lwv_draft_create(null(), null(), null(), null_mut()),
+            "`draft` is NULL",
+        );
+        refused(lwv_draft_open(null(), null_mut()), "`draft` is NULL");
+        refused(lwv_draft_describe(null(), null_mut()), "`draft` is NULL");
+        refused(lwv_draft_text(null(), null_mut()), "`text` is NULL");
+        refused(
+            lwv_draft_section(null(), 0, null_mut(), null_mut(), null_mut()),
+            "`draft` is NULL",
+        );
+        refused(lwv_draft_variant(null(), 0, 0, null_mut()), "`text` is NULL");
+        refused(
+            lwv_draft_write(
+                null(),
+                null_mut(),
+                null(),
+                None,
+                null_mut(),
+                null_mut(),
+                null_mut(),
+            ),
+            "`engine` is NULL",
+        );
+        refused(
+            lwv_draft_revise(
+                null(),
+                null_mut(),
+                null(),
+                None,
+                null_mut(),
+                null_mut(),
+                null_mut(),
+            ),
+            "`draft` is NULL",
+        );
+        refused(lwv_revision_settings_init(null_mut(), 40), "`settings` is NULL");
+        refused(lwv_draft_remove(null_mut()), "`draft` is NULL");
         let mut length = 7;
         assert!(lwv_text_data(null(), &raw mut length).is_null() && length == 0);
         lwv_text_close(null_mut());
@@ -98,6 +140,7 @@ fn null_is_refused_everywhere_but_where_it_is_freed() {
         lwv_engine_close(null_mut());
         lwv_session_close(null_mut());
         lwv_generation_close(null_mut());
+        lwv_draft_close(null_mut());
     }
 }
 
