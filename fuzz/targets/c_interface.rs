@@ -286,6 +286,9 @@ unsafe fn step(input: &mut Input<'_>, handles: &mut Handles) {
                 let mut info = MaybeUninit::<lwv_engine_info>::zeroed().assume_init();
                 info.size = input.size::<lwv_engine_info>();
                 told(lwv_engine_describe(engine(), &raw mut info));
+                told(lwv_engine_with_adapter(engine(), given, &raw mut made_engine));
+                told(lwv_engine_describe(made_engine, &raw mut info));
+                lwv_engine_close(made_engine);
             }
             11 if handles.sessions.len() < 4 => {
                 keep(
