@@ -641,13 +641,10 @@ mod tests {
         let (before, after) = (&whole.sections[2], &extended.sections[2]);
         assert!(after.text.starts_with(&before.text) && (34..=46).contains(&(after.words - before.words)));
         assert_eq!(after.words, crate::count_words(&after.text));
-        assert!(
-            writer
-                .revise(3, extend, |_| ())
-                .unwrap_err()
-                .to_string()
-                .contains("`4`")
-        );
+        for (index, told) in [(3, "`4`".to_owned()), (usize::MAX, format!("`{}`", usize::MAX))] {
+            let refused = writer.revise(index, extend.clone(), |_| ()).unwrap_err();
+            assert!(refused.to_string().contains(&told), "{refused}");
+        }
         drop(writer);
         let (draft, _) = Draft::open(&path).unwrap();
         let variants: Vec<(usize, &str)> = draft

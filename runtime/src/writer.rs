@@ -301,7 +301,7 @@ impl Writer {
         let mut manuscript = state.manuscript.clone();
         if index >= manuscript.sections.len() {
             let reason = "there is no such section that was written";
-            return Err(Error::setting("section", index + 1, reason));
+            return Err(Error::setting("section", index.saturating_add(1), reason));
         }
         let other = state
             .open
