@@ -39,6 +39,7 @@ pub(crate) fn bits_per_weight(bits: Bits, block_size: usize) -> f64 {
         bits,
         block_size,
         positive: false,
+        half_scales: false,
     };
     scheme.bytes(1, block_size) as f64 * 8.0 / block_size as f64
 }

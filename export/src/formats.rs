@@ -179,6 +179,7 @@ impl<'a> Formats<'a> {
             bits,
             block_size: self.quantization.block_size,
             positive: self.target == Target::TensorRt,
+            half_scales: self.target == Target::Ort,
         })
     }
 

@@ -15,11 +15,10 @@ pub(crate) fn plain_scale(block: &[f32], scheme: BlockScheme) -> f32 {
         .iter()
         .copied()
         .fold(0.0, |most: f32, w| if w.abs() > most.abs() { w } else { most });
-    if scheme.positive {
-        largest.abs() / (offset - 1.0)
-    } else {
-        largest / -offset
-    }
+    scheme.stored(match scheme.positive {
+        true => largest.abs() / (offset - 1.0),
+        false => largest / -offset,
+    })
 }
 
 /// The scale of least squared error, each weight's counted `importance` times: the plain one, or one of its multiples of
@@ -30,6 +29,7 @@ pub(crate) fn best_scale(block: &[f32], importance: &[f32], scheme: BlockScheme)
     let factors = (0..CANDIDATES).map(|i| SMALLEST + step * i as f32);
     let candidates = factors.flat_map(|factor| [plain * factor, -plain * factor]);
     let (mut best, mut least) = (plain, squared_error(block, importance, bits, plain));
+    let candidates = candidates.map(|scale| scheme.stored(scale));
     for scale in candidates.filter(|scale| !scheme.positive || *scale >= 0.0) {
         let error = squared_error(block, importance, bits, scale);
         if error < least {
@@ -64,6 +64,7 @@ mod tests {
         bits: Bits::Four,
         block_size: 32,
         positive: false,
+        half_scales: false,
     };
 
     #[test]
@@ -102,6 +103,22 @@ mod tests {
         for block in [[0.5, -2.0, 1.0], [-0.5, 2.0, -1.0]] {
             assert_eq!(plain_scale(&block, scheme), 2.0 / 7.0);
             assert!(best_scale(&block, &[1.0; 3], scheme) > 0.0);
+        }
+    }
+
+    #[test]
+    fn weights_are_rounded_by_the_scale_that_is_stored() {
+        let scheme = BlockScheme {
+            half_scales: true,
+            ..FOUR
+        };
+        let block: Vec<f32> = (0..32).map(|i| ((i * 37 % 19) as f32 - 9.0) * 0.1).collect();
+        for scale in [
+            plain_scale(&block, scheme),
+            best_scale(&block, &[1.0; 32], scheme),
+        ] {
+            assert_eq!(scale, scheme.stored(scale));
+            assert_ne!(scale, 0.0);
         }
     }
 }

@@ -1,3 +1,4 @@
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -61,6 +62,10 @@ pub struct BlockScheme {
     /// Whether every scale must be positive. Else a negative one gives the side of the largest weight the level more.
     #[serde(default)]
     pub positive: bool,
+    /// Whether scales are rounded to 16 bits before weights are, so that kernels can hold them in so many. Those that are too
+    /// small or too large for that stay as they are.
+    #[serde(default)]
+    pub half_scales: bool,
 }
 
 impl BlockScheme {
@@ -76,7 +81,18 @@ impl BlockScheme {
             bits,
             block_size,
             positive: false,
+            half_scales: false,
         })
+    }
+
+    /// `scale` as it is stored.
+    pub(crate) fn stored(&self, scale: f32) -> f32 {
+        let magnitude = scale.abs();
+        let fits = magnitude >= f16::MIN_POSITIVE.to_f32() && magnitude <= f16::MAX.to_f32();
+        match self.half_scales && fits {
+            true => f16::from_f32(scale).to_f32(),
+            false => scale,
+        }
     }
 
     /// Blocks of a row of `columns` weights.
@@ -114,6 +130,26 @@ mod tests {
         let scheme = BlockScheme::new(Bits::Four, 32).unwrap();
         assert_eq!((scheme.blocks(64), scheme.blocks(65)), (2, 3));
         assert_eq!(scheme.bytes(2, 65), 2 * 3 * (16 + 4));
+    }
+
+    #[test]
+    fn scales_are_rounded_to_16_bits_where_they_fit() {
+        let any = BlockScheme::new(Bits::Four, 32).unwrap();
+        let half = BlockScheme {
+            half_scales: true,
+            ..any
+        };
+        assert_eq!(any.stored(0.1), 0.1);
+        for (scale, stored) in [
+            (0.1, 0.099_975_586),
+            (-0.1, -0.099_975_586),
+            (0.25, 0.25),
+            (0.0, 0.0),
+            (1e-5, 1e-5),
+            (7e4, 7e4),
+        ] {
+            assert_eq!(half.stored(scale), stored);
+        }
     }
 
     #[test]
