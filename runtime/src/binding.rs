@@ -1,5 +1,4 @@
 use std::ffi::CString;
-use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -10,7 +9,8 @@ use ort::value::{DynTensor, Shape, TensorElementType};
 
 use crate::adapter::{AdapterTensor, AdapterValues};
 use crate::error::{Error, Inner, Result};
-use crate::huge_pages::{HugePages, Number, Piece};
+use crate::huge_pages::HugePages;
+use crate::values::Values;
 
 /// Inputs and outputs of one graph, bound once to memory that stays where it is.
 ///
@@ -57,12 +57,6 @@ enum Memory {
     /// Memory that a provider has allocated.
     Device(DynTensor, Elements),
     Released,
-}
-
-/// Memory that stays in place when its owner is moved.
-enum Values<T> {
-    Heap(Vec<T>),
-    Pages(Piece<T>),
 }
 
 /// Type of the elements of a slot.
@@ -364,41 +358,4 @@ fn move_through_host(
 
 fn dimensions(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|size| *size as i64).collect()
-}
-
-impl<T: Number + Default> Values<T> {
-    /// Zeroed memory that is not touched yet, or an error where there is none.
-    fn zeroed(length: usize, pages: Option<&HugePages>) -> Result<Self> {
-        if let Some(piece) = pages.and_then(|pages| pages.zeroed(length)) {
-            return Ok(Self::Pages(piece));
-        }
-        let bytes = (length as u64).saturating_mul(size_of::<T>() as u64);
-        // An absurd size is refused here. Below it, `vec!` of zeros takes pages that the system commits when written.
-        let mut probe = Vec::<T>::new();
-        probe
-            .try_reserve_exact(length)
-            .map_err(|_| Inner::OutOfMemory { bytes })?;
-        drop(probe);
-        Ok(Self::Heap(vec![T::default(); length]))
-    }
-}
-
-impl<T: Number> Deref for Values<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        match self {
-            Self::Heap(values) => values,
-            Self::Pages(values) => values,
-        }
-    }
-}
-
-impl<T: Number> DerefMut for Values<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        match self {
-            Self::Heap(values) => values,
-            Self::Pages(values) => values,
-        }
-    }
 }

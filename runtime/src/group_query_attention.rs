@@ -11,13 +11,10 @@ use ort::Error;
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
-use ort::value::{
-    DynTensorValueType, IntoTensorElementType, PrimitiveTensorElementType, TensorElementType, ValueRef,
-    ValueRefMut,
-};
+use ort::value::{IntoTensorElementType, PrimitiveTensorElementType, TensorElementType};
 
 use crate::bundle::Bundle;
-use crate::operator_tensors::{given, optional, output};
+use crate::operator_tensors::{Input, given, optional, output};
 use crate::provider::Device;
 
 type Result<T> = ort::Result<T>;
@@ -177,11 +174,13 @@ where
         );
         let capacity = rows(&old_keys).max(past + count);
         let shape = [1, heads.key_value, capacity, heads.dim].map(|size| size as i64);
-        let (mut keys, mut values) = (output(context, 1, &shape)?, output(context, 2, &shape)?);
+        #[expect(unsafe_code, reason = "as operators have their outputs")]
+        // SAFETY: the outputs were declared so, and are asked for once; nobody reads the old cache where it is the new one.
+        let (keys, values) = unsafe { (output(context, 1, &shape)?, output(context, 2, &shape)?) };
         let key_scales = optional(context, input::KEY_SCALES)?;
         let value_scales = optional(context, input::VALUE_SCALES)?;
-        let (keys, keys_stay) = memory::<T>(&mut keys, &old_keys, heads, past)?;
-        let (values, values_stay) = memory::<T>(&mut values, &old_values, heads, past)?;
+        let (keys, keys_stay) = memory::<T>(keys, &old_keys, heads, past)?;
+        let (values, values_stay) = memory::<T>(values, &old_values, heads, past)?;
         let mut cache = Cache {
             keys,
             values,
@@ -213,8 +212,9 @@ where
             tokens.place(None, past, queries, row, &mut cache)?;
         }
         let width = heads.query * heads.dim;
-        let mut out = output(context, 0, &[1, count as i64, width as i64])?;
-        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        #[expect(unsafe_code, reason = "as operators have their outputs")]
+        // SAFETY: the output was declared so, and is asked for once.
+        let out = unsafe { output(context, 0, &[1, count as i64, width as i64])? };
         let scale = self.scale.unwrap_or_else(|| (heads.dim as f32).sqrt().recip());
         let mut done = Ok(());
         let attention = Attention::new(heads, scale);
@@ -228,7 +228,7 @@ where
 /// Tokens in the cache before the `count` new ones.
 fn past(context: &ComputeContext, count: usize) -> Result<usize> {
     let last = given(context, input::LAST)?;
-    let (_, last) = last.try_extract_tensor::<i32>()?;
+    let last = last.values::<i32>()?;
     let total = last.first().and_then(|last| usize::try_from(*last + 1).ok());
     let past = total.and_then(|total| total.checked_sub(count));
     past.ok_or_else(|| Error::new(format!("{count} new tokens, the last of them at {last:?}")))
@@ -236,16 +236,15 @@ fn past(context: &ComputeContext, count: usize) -> Result<usize> {
 
 /// The memory of keys or values, and whether it is the old one, as it usually is. What another holds of the first `filled` tokens
 /// is copied.
-fn memory<'a, T: Copy + PrimitiveTensorElementType + std::fmt::Debug>(
-    new: &'a mut ValueRefMut<'_>,
-    old: &ValueRef<'_, DynTensorValueType>,
+fn memory<'a, T: Copy + PrimitiveTensorElementType>(
+    new: &'a mut [T],
+    old: &Input<'_>,
     heads: Heads,
     filled: usize,
 ) -> Result<(&'a mut [T], bool)> {
-    let (_, new) = new.try_extract_tensor_mut::<T>()?;
-    let stays = std::ptr::eq(old.data_ptr().cast(), new.as_ptr());
+    let stays = std::ptr::eq(old.address().cast(), new.as_ptr());
     if !stays {
-        let (_, rows) = old.try_extract_tensor::<T>()?;
+        let rows = old.values::<T>()?;
         let [from, to] = [rows.len(), new.len()].map(|length| length / heads.key_value);
         for head in 0..heads.key_value {
             let rows = &rows[head * from..][..filled * heads.dim];
@@ -255,17 +254,17 @@ fn memory<'a, T: Copy + PrimitiveTensorElementType + std::fmt::Debug>(
     Ok((new, stays))
 }
 
-fn rows(memory: &ValueRef<'_, DynTensorValueType>) -> usize {
-    memory.shape().get(2).map_or(0, |rows| *rows as usize)
+fn rows(memory: &Input<'_>) -> usize {
+    memory.shape.get(2).map_or(0, |rows| *rows as usize)
 }
 
 /// What the new tokens bring: queries, keys and values, apart or in rows of all three.
 struct Tokens<'context> {
     heads: Heads,
     count: usize,
-    queries: ValueRef<'context, DynTensorValueType>,
-    keys: Option<ValueRef<'context, DynTensorValueType>>,
-    values: Option<ValueRef<'context, DynTensorValueType>>,
+    queries: Input<'context>,
+    keys: Option<Input<'context>>,
+    values: Option<Input<'context>>,
 }
 
 impl<'context> Tokens<'context> {
@@ -273,8 +272,8 @@ impl<'context> Tokens<'context> {
         let queries = given(context, input::QUERY)?;
         let [keys, values] = [input::KEY, input::VALUE].map(|index| optional(context, index));
         let (keys, values) = (keys?, values?);
-        let [batch, count, width] = queries.shape()[..] else {
-            return Err(Error::new(format!("queries of shape {:?}", queries.shape())));
+        let [batch, count, width] = queries.shape[..] else {
+            return Err(Error::new(format!("queries of shape {:?}", &queries.shape[..])));
         };
         if batch != 1 {
             return Err(Error::new(format!("{batch} texts at once; one can be computed")));
@@ -316,11 +315,11 @@ impl<'context> Tokens<'context> {
             dim,
         } = self.heads;
         let (width, narrow) = (query * dim, key_value * dim);
-        let (_, first) = self.queries.try_extract_tensor::<f32>()?;
+        let first = self.queries.values::<f32>()?;
         let apart = match (&self.keys, &self.values) {
             (Some(keys), Some(values)) => {
-                let (_, keys) = keys.try_extract_tensor::<f32>()?;
-                let (_, values) = values.try_extract_tensor::<f32>()?;
+                let keys = keys.values::<f32>()?;
+                let values = values.values::<f32>()?;
                 Some((keys, values))
             }
             _ => None,
@@ -358,19 +357,18 @@ impl<'context> Tokens<'context> {
     }
 }
 
-fn rotation<'a>(
-    cosines: &'a ValueRef<'_, DynTensorValueType>,
-    sines: &'a ValueRef<'_, DynTensorValueType>,
-) -> Result<Rotation<'a>> {
-    let (shape, cosines) = cosines.try_extract_tensor::<f32>()?;
-    let (_, sines) = sines.try_extract_tensor::<f32>()?;
-    let half = shape.get(1).map_or(0, |half| *half as usize);
-    Ok(Rotation { cosines, sines, half })
+fn rotation<'a>(cosines: &'a Input<'_>, sines: &'a Input<'_>) -> Result<Rotation<'a>> {
+    let half = cosines.shape.get(1).map_or(0, |half| *half as usize);
+    Ok(Rotation {
+        cosines: cosines.values()?,
+        sines: sines.values()?,
+        half,
+    })
 }
 
 /// Scales of every channel.
-fn channels<'a>(scales: &'a ValueRef<'_, DynTensorValueType>, heads: Heads) -> Result<&'a [f32]> {
-    let (_, scales) = scales.try_extract_tensor::<f32>()?;
+fn channels<'a>(scales: &'a Input<'_>, heads: Heads) -> Result<&'a [f32]> {
+    let scales = scales.values()?;
     if scales.len() == heads.key_value * heads.dim {
         Ok(scales)
     } else {

@@ -55,7 +55,9 @@ pub(crate) trait Number: Copy + Send + Sync {}
 
 impl Number for f32 {}
 impl Number for u16 {}
+impl Number for u32 {}
 impl Number for i8 {}
+#[cfg(test)]
 impl Number for u8 {}
 impl Number for i64 {}
 
@@ -66,13 +68,6 @@ impl HugePages {
             region,
             current: Mutex::default(),
         }
-    }
-
-    /// A copy of `values`; `None` where there are no huge pages, or no memory.
-    pub(crate) fn copy<T: Number>(&self, values: &[T]) -> Option<Piece<T>> {
-        let mut piece = self.zeroed(values.len())?;
-        piece.copy_from_slice(values);
-        Some(piece)
     }
 
     /// As many zeros, which take memory only where they are written over, a page at a time; `None` where there are no huge pages,
@@ -187,20 +182,22 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn copies_are_apart_and_outlive_what_made_them() {
+    fn pieces_are_apart_and_outlive_what_made_them() {
         let pages = HugePages::default();
-        let numbers: Vec<f32> = (0..1000).map(|number| number as f32).collect();
-        let bytes: Vec<u8> = (0..255).collect();
+        let filled = |count: usize, byte: u8| {
+            let mut piece = pages.zeroed(count)?;
+            piece.fill(byte);
+            Some(piece)
+        };
         // Some kernels have no huge pages.
-        let Some(first) = pages.copy(&numbers) else { return };
-        let copies: Vec<_> = (0..50).map(|_| pages.copy(&bytes).unwrap()).collect();
-        let large = pages.copy(&vec![7_u8; REGION + 1]).unwrap();
-        let last = pages.copy(&numbers).unwrap();
+        let Some(first) = filled(1000, 1) else { return };
+        let pieces: Vec<_> = (0..50).map(|_| filled(255, 2).unwrap()).collect();
+        let large = filled(REGION + 1, 7).unwrap();
+        let last = filled(1000, 3).unwrap();
         drop(pages);
-        assert_eq!(first[..], numbers[..]);
-        assert!(copies.iter().all(|copy| copy[..] == bytes[..]));
-        assert!(large.iter().all(|byte| *byte == 7));
-        assert_eq!(last[..], numbers[..]);
+        let is_full_of = |piece: &Piece<u8>, byte| piece.iter().all(|found| *found == byte);
+        assert!(is_full_of(&first, 1) && is_full_of(&large, 7) && is_full_of(&last, 3));
+        assert!(pieces.iter().all(|piece| is_full_of(piece, 2)));
         assert!(last.as_ptr().addr().is_multiple_of(LINE));
     }
 

@@ -52,6 +52,7 @@ mod shown_text;
 mod stats;
 mod stop;
 mod thread_choice;
+mod values;
 mod vision_inputs;
 mod words;
 mod writer;

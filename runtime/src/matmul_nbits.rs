@@ -3,21 +3,19 @@
 //!
 //! What of the operator our exporter writes is computed: symmetric weights, a bias where there is one. All else is refused.
 
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lwv_kernels::product::{Bits, BlockWeight, Multiplier, Scratch};
+use lwv_kernels::product::{Bits, BlockWeight, Multiplier, PackedWeight, Packing, Scratch};
 use lwv_model::Target;
 use ort::Error;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::{
-    IntoTensorElementType, PrimitiveTensorElementType, TensorElementType, TensorValueType, ValueRef,
-};
+use ort::value::{TensorElementType, TensorValueType, ValueRef};
 
 use crate::bundle::Bundle;
-use crate::huge_pages::{HugePages, Number, Piece};
+use crate::huge_pages::HugePages;
 use crate::operator_tensors::{given, optional, output};
 use crate::provider::Device;
+use crate::values::Values;
 
 type Result<T> = ort::Result<T>;
 
@@ -91,79 +89,40 @@ impl Operator for MatMulNBits {
                 )));
             }
         };
-        let product = Product {
-            bits,
-            block_size: count("block_size")?,
-            shape: [count("N")?, count("K")?],
-            codes: Memory::of(node.constant_input(input::CODES)?, &self.pages)?,
-            scales: Memory::of(node.constant_input(input::SCALES)?, &self.pages)?,
+        let (block_size, shape) = (count("block_size")?, [count("N")?, count("K")?]);
+        let codes: ValueRef<'_, TensorValueType<u8>> = node.constant_input(input::CODES)?;
+        let scales: ValueRef<'_, TensorValueType<f32>> = node.constant_input(input::SCALES)?;
+        let (_, codes) = codes.try_extract_tensor()?;
+        let (_, scales) = scales.try_extract_tensor()?;
+        let weight = BlockWeight::new(bits, block_size, shape, codes, scales).ok_or_else(|| {
+            let (codes, scales) = (codes.len(), scales.len());
+            Error::new(format!(
+                "{codes} bytes of codes and {scales} scales of a weight of {shape:?}"
+            ))
+        })?;
+        let packing = Packing::of(&weight);
+        let numbers = Values::zeroed(packing.numbers(), Some(&self.pages));
+        let mut numbers = numbers.map_err(|error| Error::new(error.to_string()))?;
+        packing.pack(&weight, &mut numbers);
+        Ok(Product {
+            packing,
+            numbers,
             bias: node.constant_input(input::BIAS).ok(),
             checked: false,
             multiplier: self.multiplier,
             scratch: Arc::clone(&self.scratch),
-        };
-        product.weight()?;
-        Ok(product)
-    }
-}
-
-/// What a weight's tensors are made of.
-trait Element: PrimitiveTensorElementType + IntoTensorElementType + Number + Debug {}
-
-impl Element for u8 {}
-impl Element for f32 {}
-
-/// Where a tensor of a weight lies.
-enum Memory<'a, T: Element> {
-    /// In the mapped file.
-    Mapped(ValueRef<'a, TensorValueType<T>>),
-    Copied(Piece<T>),
-}
-
-impl<'a, T: Element> Memory<'a, T> {
-    fn of(tensor: ValueRef<'a, TensorValueType<T>>, pages: &HugePages) -> Result<Self> {
-        let (_, values) = tensor.try_extract_tensor::<T>()?;
-        Ok(match pages.copy(values) {
-            Some(copied) => Self::Copied(copied),
-            None => Self::Mapped(tensor),
         })
-    }
-
-    fn values(&self) -> Result<&[T]> {
-        match self {
-            Self::Mapped(tensor) => Ok(tensor.try_extract_tensor::<T>()?.1),
-            Self::Copied(values) => Ok(values),
-        }
     }
 }
 
 pub(crate) struct Product<'a> {
-    bits: Bits,
-    block_size: usize,
-    /// `[outputs, inputs]`.
-    shape: [usize; 2],
-    codes: Memory<'a, u8>,
-    scales: Memory<'a, f32>,
+    packing: Packing,
+    numbers: Values<u32>,
     bias: Option<ValueRef<'a, TensorValueType<f32>>>,
     /// Whether it is known that the node has no inputs that are not computed.
     checked: bool,
     multiplier: Multiplier,
     scratch: Arc<Mutex<Scratch>>,
-}
-
-impl Product<'_> {
-    fn weight(&self) -> Result<BlockWeight<'_>> {
-        let (codes, scales) = (self.codes.values()?, self.scales.values()?);
-        let weight = BlockWeight::new(self.bits, self.block_size, self.shape, codes, scales);
-        weight.ok_or_else(|| {
-            Error::new(format!(
-                "{} bytes of codes and {} scales of a weight of {:?}",
-                codes.len(),
-                scales.len(),
-                self.shape
-            ))
-        })
-    }
 }
 
 impl Product<'_> {
@@ -191,28 +150,30 @@ impl Kernel for Product<'_> {
             self.check(context)?;
         }
         let rows = given(context, input::ROWS)?;
-        let (shape, rows) = rows.try_extract_tensor::<f32>()?;
-        let [outputs, inputs] = self.shape;
-        let mut shape = shape.to_vec();
+        let [outputs, inputs] = self.packing.shape();
+        let mut shape = rows.shape;
         match shape.last_mut() {
             Some(width) if *width == inputs as i64 => *width = outputs as i64,
             _ => {
                 return Err(Error::new(format!(
-                    "activations of {shape:?} for {:?}",
-                    self.shape
+                    "activations of {:?} for {:?}",
+                    &shape[..],
+                    self.packing.shape()
                 )));
             }
         }
         let bias = self.bias.as_ref().map(|bias| bias.try_extract_tensor::<f32>());
         let bias = bias.transpose()?.map(|(_, bias)| bias);
-        let mut out = output(context, 0, &shape)?;
-        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let weight = self.weight()?;
+        #[expect(unsafe_code, reason = "as operators have their outputs")]
+        // SAFETY: the output was declared so, and is asked for once.
+        let out = unsafe { output(context, 0, &shape)? };
+        let weight = PackedWeight::new(self.packing, &self.numbers)
+            .ok_or_else(|| Error::new("a weight lost numbers"))?;
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = Ok(());
         let mut tasks = |count, task: &(dyn Fn(usize) + Sync)| done = context.par_for(count, 0, task);
         self.multiplier
-            .multiply(&weight, rows, bias, out, &mut scratch, &mut tasks);
+            .multiply(&weight, rows.values()?, bias, out, &mut scratch, &mut tasks);
         done
     }
 }

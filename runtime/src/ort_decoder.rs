@@ -72,9 +72,6 @@ struct Logits {
 /// Most tokens whose scores one run gives. More than so many right guesses in a row are rare, and memory is set aside for them.
 const LONGEST_STEP: usize = 17;
 
-/// So that guessed tokens are scored as they are one by one.
-const _: () = assert!(LONGEST_STEP <= lwv_kernels::product::FEW_ROWS);
-
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     vocabulary: usize,

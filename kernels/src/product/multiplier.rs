@@ -1,31 +1,26 @@
-use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fearless_simd::{Avx512, Level, Simd, SimdBase};
 
 use crate::Tasks;
-use crate::product::FEW_ROWS;
-use crate::product::few_rows::FewRows;
-use crate::product::panel::{OUTPUTS, Panel};
+use crate::product::packed_weight::{GROUP, LANES, PackedWeight};
 use crate::product::rounded_rows::{ROWS, RoundedRows, RoundedTile};
-use crate::product::steps::Steps;
 use crate::product::tile;
-use crate::product::weight::BlockWeight;
 
-/// Panels that are multiplied together.
-const PANELS: usize = 2;
+/// Most rows whose tasks are some outputs each.
+const FEW_ROWS: usize = 17;
 
-/// Rows of a task, where there are many; outputs are turned over in every task, which so many rows pay for.
+/// Rows of a task, where there are many.
 const TASK_ROWS: usize = 11 * ROWS;
 
-/// The fewest rows that pay for it where there are more threads.
+/// The fewest, where there are more threads.
 const FEWEST_TASK_ROWS: usize = 4 * ROWS;
 
 /// Tasks of few rows for each thread: if one is slower, others do more.
 const TASKS_EACH: usize = 2;
 
-/// Bytes of codes that are worth a task.
+/// Bytes of codes and scales that are worth a task.
 const TASK_BYTES: usize = 8 << 10;
 
 /// What multiplies.
@@ -38,7 +33,7 @@ pub struct Multiplier {
 /// Memory that is kept from one call to the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    few_rows: FewRows,
+    rounded: RoundedRows,
     parts: Vec<Mutex<Part>>,
 }
 
@@ -47,10 +42,6 @@ pub struct Scratch {
 struct Part {
     rounded: RoundedRows,
     products: Vec<f32>,
-}
-
-thread_local! {
-    static PANELS_OF_THREAD: RefCell<[Panel; PANELS]> = RefCell::default();
 }
 
 impl Multiplier {
@@ -62,150 +53,153 @@ impl Multiplier {
 
     /// Writes `rows` `[rows, inputs]` times the transpose of `weight`, plus `bias` `[outputs]`, to `out` `[rows, outputs]`.
     ///
-    /// Up to [`FEW_ROWS`] rows give what they give one by one, to the bit; and so do more than that among themselves.
+    /// Rows give what they give one by one, to the bit.
     ///
     /// # Panics
     /// Lengths do not fit.
     pub fn multiply(
         &self,
-        weight: &BlockWeight<'_>,
+        weight: &PackedWeight<'_>,
         rows: &[f32],
         bias: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut Scratch,
         tasks: &mut Tasks<'_>,
     ) {
-        let count = rows.len() / weight.inputs;
+        let (inputs, outputs) = (weight.packing.inputs, weight.packing.outputs);
+        let count = rows.len() / inputs;
         assert_eq!(
             [rows.len(), out.len()],
-            [count * weight.inputs, count * weight.outputs],
+            [count * inputs, count * outputs],
             "rows and products of {count} rows"
         );
         if count == 0 {
             return;
         }
-        let few = count <= FEW_ROWS && Steps::suit(weight);
-        match few {
-            true => self.multiply_few(weight, rows, bias, out, scratch, tasks),
-            false => self.multiply_many(weight, rows, bias, out, scratch, tasks),
+        match count <= FEW_ROWS {
+            true => self.multiply_few(weight, rows, out, scratch, tasks),
+            false => self.multiply_many(weight, rows, out, scratch, tasks),
+        }
+        if let Some(bias) = bias {
+            for out in out.chunks_exact_mut(bias.len()) {
+                out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            }
         }
     }
 
     /// Tasks are some outputs each.
     fn multiply_few(
         &self,
-        weight: &BlockWeight<'_>,
+        weight: &PackedWeight<'_>,
         rows: &[f32],
-        bias: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut Scratch,
         tasks: &mut Tasks<'_>,
     ) {
-        let avx512 = self.avx512;
-        let count = rows.len() / weight.inputs;
-        let Scratch { few_rows, parts } = scratch;
+        let (avx512, packing) = (self.avx512, weight.packing);
+        let Scratch { rounded, parts } = scratch;
         avx512.vectorize(
             #[inline(always)]
-            || few_rows.fill(avx512, rows, weight),
+            || rounded.fill(avx512, rows, packing),
         );
-        let share = weight.outputs.div_ceil(TASKS_EACH * self.threads.max(1));
-        let worth = TASK_BYTES.div_ceil(weight.row_bytes());
-        let each = share.max(worth).next_multiple_of(4);
-        let parts = first(parts, weight.outputs.div_ceil(each));
-        let outputs = |task: usize| task * each..((task + 1) * each).min(weight.outputs);
-        let few_rows = &*few_rows;
-        tasks(parts.len(), &|task| {
+        let rounded = &*rounded;
+        let groups = packing.groups();
+        let worth = groups * packing.group_bytes() / TASK_BYTES;
+        let count = worth.min(groups).clamp(1, TASKS_EACH * self.threads.max(1));
+        let parts = first(parts, count);
+        let groups = |task: usize| task * groups / count..(task + 1) * groups / count;
+        let outputs = |task: usize| {
+            let groups = groups(task);
+            groups.start * GROUP..(groups.end * GROUP).min(packing.outputs)
+        };
+        tasks(count, &|task| {
             let products = &mut lock(&parts[task]).products;
-            let outputs = outputs(task);
-            products.resize(count * outputs.len(), 0.0);
+            products.resize(rows.len() / packing.inputs * outputs(task).len(), 0.0);
             avx512.vectorize(
                 #[inline(always)]
-                || few_rows.multiply(avx512, weight, outputs, products),
+                || multiply_groups(avx512, weight, groups(task), rounded, products),
             );
         });
         for (task, part) in parts.iter().enumerate() {
             let (products, outputs) = (&lock(part).products, outputs(task));
-            let out = out.chunks_exact_mut(weight.outputs);
+            let out = out.chunks_exact_mut(packing.outputs);
             for (out, products) in out.zip(products.chunks_exact(outputs.len())) {
                 out[outputs.clone()].copy_from_slice(products);
             }
         }
-        add(bias, out);
     }
 
     /// Tasks are some rows each.
     fn multiply_many(
         &self,
-        weight: &BlockWeight<'_>,
+        weight: &PackedWeight<'_>,
         rows: &[f32],
-        bias: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut Scratch,
         tasks: &mut Tasks<'_>,
     ) {
-        let share = (rows.len() / weight.inputs).div_ceil(self.threads.max(1));
+        let (avx512, packing) = (self.avx512, weight.packing);
+        let share = (rows.len() / packing.inputs).div_ceil(self.threads.max(1));
         let each = share.clamp(FEWEST_TASK_ROWS, TASK_ROWS).next_multiple_of(ROWS);
-        let outs: Vec<_> = out.chunks_mut(each * weight.outputs).map(Mutex::new).collect();
+        let outs: Vec<_> = out.chunks_mut(each * packing.outputs).map(Mutex::new).collect();
         let parts = first(&mut scratch.parts, outs.len());
         tasks(parts.len(), &|task| {
             let (mut out, mut part) = (lock(&outs[task]), lock(&parts[task]));
-            let first = task * each * weight.inputs;
-            let rows = &rows[first..][..out.len() / weight.outputs * weight.inputs];
-            self.multiply_rows(weight, rows, &mut part.rounded, &mut out);
-            add(bias, &mut out);
-        });
-    }
-
-    /// Products of `rows` with all outputs, panel after panel.
-    fn multiply_rows(
-        &self,
-        weight: &BlockWeight<'_>,
-        rows: &[f32],
-        rounded: &mut RoundedRows,
-        out: &mut [f32],
-    ) {
-        let avx512 = self.avx512;
-        PANELS_OF_THREAD.with_borrow_mut(|panels| {
+            let first = task * each * packing.inputs;
+            let rows = &rows[first..][..out.len() / packing.outputs * packing.inputs];
             avx512.vectorize(
                 #[inline(always)]
                 || {
-                    rounded.fill(avx512, rows, weight);
-                    for first in (0..weight.outputs).step_by(PANELS * OUTPUTS) {
-                        for (index, panel) in panels.iter_mut().enumerate() {
-                            panel.fill(avx512, weight, first + index * OUTPUTS);
-                        }
-                        let columns = first..(first + PANELS * OUTPUTS).min(weight.outputs);
-                        for (index, out) in out.chunks_mut(ROWS * weight.outputs).enumerate() {
-                            let tile = rounded.tile(index, weight);
-                            multiply_tile(avx512, weight, tile, panels, out, columns.clone());
-                        }
-                    }
+                    part.rounded.fill(avx512, rows, packing);
+                    multiply_groups(avx512, weight, 0..packing.groups(), &part.rounded, &mut out);
                 },
             );
         });
     }
 }
 
-/// Multiplies a tile with panels and writes the products into `columns` of `out`, `[rows, outputs]`.
+/// Products of `rows` with outputs of `groups`, `[rows, outputs of these groups]`.
+#[inline(always)]
+fn multiply_groups(
+    avx512: Avx512,
+    weight: &PackedWeight<'_>,
+    groups: Range<usize>,
+    rows: &RoundedRows,
+    out: &mut [f32],
+) {
+    let packing = weight.packing;
+    let width = (groups.end * GROUP).min(packing.outputs) - groups.start * GROUP;
+    for group in groups.clone() {
+        let column = (group - groups.start) * GROUP;
+        let columns = column..(column + GROUP).min(width);
+        for (index, out) in out.chunks_mut(ROWS * width).enumerate() {
+            let tile = rows.tile(index, packing);
+            multiply_tile(avx512, weight, group, tile, out, width, columns.clone());
+        }
+    }
+}
+
+/// Multiplies a tile with a group of outputs and writes the products into `columns` of `out`, `[rows, width]`.
 #[inline(always)]
 fn multiply_tile(
     avx512: Avx512,
-    weight: &BlockWeight<'_>,
+    weight: &PackedWeight<'_>,
+    group: usize,
     tile: RoundedTile<'_>,
-    panels: &[Panel; PANELS],
     out: &mut [f32],
+    width: usize,
     columns: Range<usize>,
 ) {
     macro_rules! multiply {
         ($($rows:literal)*) => {
-            match out.len() / weight.outputs {
+            match out.len() / width {
                 $($rows => {
-                    let products = tile::multiply::<$rows, PANELS>(avx512, weight.bits, tile, panels);
-                    for (row, products) in out.chunks_exact_mut(weight.outputs).zip(products) {
+                    let products = tile::multiply::<$rows>(avx512, tile, weight, group);
+                    for (row, products) in out.chunks_exact_mut(width).zip(products) {
                         let row = &mut row[columns.clone()];
-                        for (out, products) in row.chunks_mut(OUTPUTS).zip(products) {
+                        for (out, products) in row.chunks_mut(LANES).zip(products) {
                             match out.len() {
-                                OUTPUTS => products.store_slice(out),
+                                LANES => products.store_slice(out),
                                 some => out.copy_from_slice(&products.as_slice()[..some]),
                             }
                         }
@@ -229,21 +223,13 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Adds `bias` to rows that are as long.
-fn add(bias: Option<&[f32]>, rows: &mut [f32]) {
-    let Some(bias) = bias else { return };
-    for row in rows.chunks_exact_mut(bias.len()) {
-        row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::product::Bits;
+    use crate::product::{Bits, BlockWeight, Packing};
 
     /// A weight of random codes and scales.
     struct Case {
@@ -309,16 +295,20 @@ mod tests {
             // Memory of other products stands in the scratch.
             let other = Case::new(Bits::Eight, 32, [70, 320]);
             let mut used = vec![0.0; 70];
-            multiplier.multiply(
-                &other.weight(),
-                &[1.0; 320],
-                None,
-                &mut used,
-                &mut scratch,
-                &mut in_turn,
-            );
-            multiplier.multiply(&self.weight(), rows, bias, &mut out, &mut scratch, &mut in_turn);
+            let (packing, numbers) = other.packed();
+            let weight = PackedWeight::new(packing, &numbers).unwrap();
+            multiplier.multiply(&weight, &[1.0; 320], None, &mut used, &mut scratch, &mut in_turn);
+            let (packing, numbers) = self.packed();
+            let weight = PackedWeight::new(packing, &numbers).unwrap();
+            multiplier.multiply(&weight, rows, bias, &mut out, &mut scratch, &mut in_turn);
             out
+        }
+
+        fn packed(&self) -> (Packing, Vec<u32>) {
+            let packing = Packing::of(&self.weight());
+            let mut numbers = vec![0; packing.numbers()];
+            packing.pack(&self.weight(), &mut numbers);
+            (packing, numbers)
         }
     }
 

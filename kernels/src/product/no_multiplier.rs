@@ -1,5 +1,5 @@
 use crate::Tasks;
-use crate::product::BlockWeight;
+use crate::product::PackedWeight;
 
 /// There is none for this kind of processor.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,7 @@ impl Multiplier {
     /// Cannot be called.
     pub fn multiply(
         &self,
-        _weight: &BlockWeight<'_>,
+        _weight: &PackedWeight<'_>,
         _rows: &[f32],
         _bias: Option<&[f32]>,
         _out: &mut [f32],

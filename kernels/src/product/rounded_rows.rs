@@ -1,8 +1,9 @@
-use std::arch::x86_64::{__m512i, _mm_extract_epi32, _mm_setr_epi8, _mm_shuffle_epi8, _mm512_cvtepi32_epi8};
+use std::arch::x86_64::{__m128i, __m512i, _mm_setr_epi8, _mm_shuffle_epi8, _mm512_cvtepi32_epi8};
 
-use fearless_simd::{Avx512, SimdBase, SimdFloat, SimdMask, f32x16, i32x16};
+use fearless_simd::{Avx512, SimdBase, SimdFloat, SimdInto, SimdMask, f32x16, i32x4, i32x16};
 
-use crate::product::weight::{Bits, BlockWeight, MAX_BLOCK};
+use crate::product::packed_weight::Packing;
+use crate::product::weight::{Bits, MAX_BLOCK};
 
 /// Levels that are rounded together.
 const LANES: usize = 16;
@@ -36,45 +37,45 @@ pub(crate) struct RoundedTile<'a> {
 }
 
 impl RoundedRows {
-    /// Rounds `rows` `[rows, inputs]` for products with `weight`.
+    /// Rounds `rows` `[rows, inputs]` for products with a weight of `packing`.
     #[inline(always)]
-    pub(crate) fn fill(&mut self, avx512: Avx512, rows: &[f32], weight: &BlockWeight<'_>) {
-        let count = rows.len() / weight.inputs;
-        let (words, blocks) = (weight.padded_inputs() / 4, weight.blocks());
+    pub(crate) fn fill(&mut self, avx512: Avx512, rows: &[f32], packing: Packing) {
+        let count = rows.len() / packing.inputs;
+        let (words, blocks) = (packing.padded_inputs() / 4, packing.blocks());
         self.words.resize(count * words, 0);
         self.scales.resize(count * blocks, 0.0);
         self.starts.resize(count * blocks, 0);
-        let tiles = rows.chunks(ROWS * weight.inputs);
+        let tiles = rows.chunks(ROWS * packing.inputs);
         let words = self.words.chunks_mut(ROWS * words);
         let scales = self.scales.chunks_mut(ROWS * blocks);
         let starts = self.starts.chunks_mut(ROWS * blocks);
         for (((rows, words), scales), starts) in tiles.zip(words).zip(scales).zip(starts) {
-            let height = rows.len() / weight.inputs;
-            for (row, values) in rows.chunks_exact(weight.inputs).enumerate() {
-                for (block, values) in values.chunks(weight.block_size).enumerate() {
+            let height = rows.len() / packing.inputs;
+            for (row, values) in rows.chunks_exact(packing.inputs).enumerate() {
+                for (block, values) in values.chunks(packing.block_size).enumerate() {
                     let mut filled = [0.0; MAX_BLOCK];
-                    let values = match values.len() == weight.block_size {
+                    let values = match values.len() == packing.block_size {
                         true => values,
                         false => {
                             filled[..values.len()].copy_from_slice(values);
-                            &filled[..weight.block_size]
+                            &filled[..packing.block_size]
                         }
                     };
-                    let words = &mut words[block * weight.block_size / 4 * height + row..];
-                    let (scale, sum) = round(avx512, values, words, height, weight.bits);
+                    let words = &mut words[block * packing.block_size / 4 * height + row..];
+                    let (scale, sum) = round(avx512, values, words, height, packing.bits);
                     scales[block * height + row] = scale;
-                    starts[block * height + row] = -weight.bits.zero() * sum;
+                    starts[block * height + row] = -packing.bits.zero() * sum;
                 }
             }
         }
     }
 
-    /// Tile `index` of rows that were rounded for `weight`.
+    /// Tile `index` of rows that were rounded for `packing`.
     #[inline(always)]
-    pub(crate) fn tile(&self, index: usize, weight: &BlockWeight<'_>) -> RoundedTile<'_> {
+    pub(crate) fn tile(&self, index: usize, packing: Packing) -> RoundedTile<'_> {
         let part = |length: usize, all: usize| index * length..((index + 1) * length).min(all);
-        let words = part(ROWS * weight.padded_inputs() / 4, self.words.len());
-        let blocks = part(ROWS * weight.blocks(), self.scales.len());
+        let words = part(ROWS * packing.padded_inputs() / 4, self.words.len());
+        let blocks = part(ROWS * packing.blocks(), self.scales.len());
         RoundedTile {
             words: &self.words[words],
             scales: &self.scales[blocks.clone()],
@@ -101,9 +102,14 @@ fn round(avx512: Avx512, values: &[f32], words: &mut [i32], stride: usize, bits:
         let levels = (f32x16::from_slice(avx512, values) * inverse).round_ties_even();
         let levels: i32x16<Avx512> = levels.to_int_precise();
         sums += levels;
-        let levels = pack(avx512, levels.into(), bits == Bits::Four);
-        for (word, levels) in levels.into_iter().enumerate() {
-            words[(4 * index + word) * stride] = levels;
+        let levels: i32x4<Avx512> = pack(avx512, levels.into(), bits == Bits::Four).simd_into(avx512);
+        match stride {
+            1 => levels.store_slice(&mut words[4 * index..][..4]),
+            _ => {
+                for (word, levels) in levels.as_slice().iter().enumerate() {
+                    words[(4 * index + word) * stride] = *levels;
+                }
+            }
         }
     }
     // What is no number is not lost in rounding.
@@ -114,17 +120,11 @@ fn round(avx512: Avx512, values: &[f32], words: &mut [i32], stride: usize, bits:
 fearless_simd::kernel! {
     /// Sixteen levels in words of four. Words of codes of 4 bits meet levels in two steps: their low halves, then their high ones.
     #[inline]
-    fn pack(avx512: Avx512, levels: __m512i, halves: bool) -> [i32; 4] {
+    fn pack(avx512: Avx512, levels: __m512i, halves: bool) -> __m128i {
         let levels = _mm512_cvtepi32_epi8(levels);
-        let levels = match halves {
+        match halves {
             true => _mm_shuffle_epi8(levels, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)),
             false => levels,
-        };
-        [
-            _mm_extract_epi32::<0>(levels),
-            _mm_extract_epi32::<1>(levels),
-            _mm_extract_epi32::<2>(levels),
-            _mm_extract_epi32::<3>(levels),
-        ]
+        }
     }
 }

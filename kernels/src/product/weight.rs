@@ -1,6 +1,9 @@
 /// Weights of the largest block.
 pub(crate) const MAX_BLOCK: usize = 256;
 
+/// Bytes of a word of codes.
+const WORD: usize = 4;
+
 /// Bits of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bits {
@@ -74,38 +77,29 @@ impl<'a> BlockWeight<'a> {
         self.inputs.div_ceil(self.block_size)
     }
 
-    /// Inputs with those that fill the last block.
-    pub(crate) fn padded_inputs(&self) -> usize {
-        self.blocks() * self.block_size
-    }
-
-    /// Bytes of a block's codes.
-    pub(crate) fn block_bytes(&self) -> usize {
-        self.block_size / self.bits.codes_in_byte()
-    }
-
     /// Bytes of an output's codes.
-    pub(crate) fn row_bytes(&self) -> usize {
-        self.padded_inputs() / self.bits.codes_in_byte()
+    fn row_bytes(&self) -> usize {
+        self.blocks() * self.block_size / self.bits.codes_in_byte()
     }
 
-    /// Codes of an output.
-    pub(crate) fn row(&self, output: usize) -> &'a [u8] {
-        &self.codes[output * self.row_bytes()..][..self.row_bytes()]
+    /// Codes of a block of an output, in words as they lie.
+    pub(crate) fn words(&self, output: usize, block: usize) -> impl Iterator<Item = u32> {
+        let bytes = self.row_bytes() / self.blocks();
+        let codes = &self.codes[output * self.row_bytes() + block * bytes..][..bytes];
+        codes
+            .as_chunks::<WORD>()
+            .0
+            .iter()
+            .map(|word| u32::from_le_bytes(*word))
     }
 
-    /// Codes of an output and of all behind it.
-    pub(crate) fn codes_from(&self, output: usize) -> &'a [u8] {
-        self.codes.get(output * self.row_bytes()..).unwrap_or_default()
+    /// The scale of a block of an output.
+    pub(crate) fn scale(&self, output: usize, block: usize) -> f32 {
+        self.scales[output * self.blocks() + block]
     }
 
-    /// Scales of an output and of all behind it.
-    pub(crate) fn scales_from(&self, output: usize) -> &'a [f32] {
-        self.scales.get(output * self.blocks()..).unwrap_or_default()
-    }
-
-    /// Scales of an output's blocks.
-    pub(crate) fn row_scales(&self, output: usize) -> &'a [f32] {
-        &self.scales[output * self.blocks()..][..self.blocks()]
+    /// All scales.
+    pub(crate) fn scales(&self) -> &'a [f32] {
+        self.scales
     }
 }
