@@ -5,7 +5,7 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use lwv_model::Precision;
@@ -36,18 +36,24 @@ fn load(bundle: &Path, settings: impl FnOnce(EngineBuilder) -> EngineBuilder) ->
     (engine, measured)
 }
 
-#[test]
-fn threads_are_measured_once_for_a_bundle() {
-    let place = scratch().join("wide");
-    // Weights of 32 MiB and more.
+/// A bundle with weights of 32 MiB and more.
+fn wide(name: &str) -> PathBuf {
+    let place = scratch().join(name);
     let change = json!({
         "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 3, "num_attention_heads": 16,
         "num_key_value_heads": 16,
     });
     random_checkpoint(&Case::load("llama").dir, &change, &place);
-    let wide = bundle(&place, Precision::Fp32);
+    bundle(&place, Precision::Fp32)
+}
+
+#[test]
+fn threads_are_measured_once_for_a_bundle() {
+    let wide = wide("wide");
     let folder = tempfile::tempdir().unwrap();
-    let choose = |builder: EngineBuilder| builder.choose_threads(ThreadChoices::new(folder.path()));
+    // Other tests run meanwhile.
+    let choices = ThreadChoices::new(folder.path()).beside_other_work();
+    let choose = |builder: EngineBuilder| builder.choose_threads(choices.clone());
 
     let cores = std::thread::available_parallelism().unwrap().get();
     let (first, measured) = load(&wide, choose);
@@ -76,4 +82,49 @@ fn threads_are_measured_once_for_a_bundle() {
     );
     let small = bundle(&Case::load("llama").dir, Precision::Fp32);
     assert!(load(&small, choose).1.is_empty(), "too small to matter");
+}
+
+/// Programs that compute for nothing, until they are dropped.
+#[cfg(target_os = "linux")]
+struct OtherPrograms(Vec<std::process::Child>);
+
+#[cfg(target_os = "linux")]
+impl OtherPrograms {
+    fn start(count: usize) -> Self {
+        let endless = || {
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "while :; do :; done"]).spawn().unwrap()
+        };
+        Self((0..count).map(|_| endless()).collect())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for OtherPrograms {
+    fn drop(&mut self) {
+        for program in &mut self.0 {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_measured_beside_other_programs_is_not_remembered() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    if cores == 1 {
+        return;
+    }
+    let wide = wide("wide_and_disturbed");
+    let folder = tempfile::tempdir().unwrap();
+    let choose = |builder: EngineBuilder| builder.choose_threads(ThreadChoices::new(folder.path()));
+    let usual = load(&wide, |builder| builder).0.threads();
+    let others = OtherPrograms::start(cores);
+    let (engine, measured) = load(&wide, choose);
+    drop(others);
+    assert!(!measured.is_empty());
+    assert_eq!(engine.threads(), usual);
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    assert_eq!(files.count(), 0, "nothing is remembered");
 }

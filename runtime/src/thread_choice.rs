@@ -1,4 +1,5 @@
 mod measurement;
+mod other_work;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use crate::engine_cache::EngineCache;
 use crate::error::Result;
 use crate::file_hash::hash_bytes;
 pub(crate) use measurement::seconds_for_a_token;
+pub(crate) use other_work::OtherWork;
 
 /// A choice that is not the usual one must be so much faster: less is chance.
 const CLEARLY: f64 = 1.03;
@@ -35,6 +37,7 @@ impl ThreadChoice {
 #[derive(Debug, Clone)]
 pub struct ThreadChoices {
     folder: PathBuf,
+    beside_other_work: bool,
 }
 
 /// All that a choice depends on.
@@ -55,11 +58,24 @@ struct Remembered {
 }
 
 impl ThreadChoices {
-    /// Remembers in `folder`, which is made when it is needed.
+    /// Remembers in `folder`, which is made when it is needed. What was measured while other programs took the processor is not
+    /// believed: the usual choice is made then, and measured at the next load.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            beside_other_work: false,
         }
+    }
+
+    /// Believes what is measured while other programs take the processor too, for machines where they always do.
+    pub fn beside_other_work(mut self) -> Self {
+        self.beside_other_work = true;
+        self
+    }
+
+    /// Whether a choice among up to `threads` threads, measured while `others` was watched, is to be believed.
+    pub(crate) fn believe(&self, others: &OtherWork, threads: usize) -> bool {
+        self.beside_other_work || !others.disturbed(threads)
     }
 
     /// Beside the engines that are kept, in the user's cache.

@@ -18,7 +18,7 @@ use crate::ort_decoder::{Graphs, Limits};
 use crate::provider::Device;
 use crate::self_test::self_test;
 use crate::thread_choice::{
-    Circumstances, ThreadChoice, ThreadChoices, choose, processor, seconds_for_a_token,
+    Circumstances, OtherWork, ThreadChoice, ThreadChoices, choose, processor, seconds_for_a_token,
 };
 
 /// Budget of the cache where none was declared: 4 GiB.
@@ -340,9 +340,13 @@ impl EngineBuilder {
         if let Some(choice) = choices.recall(&circumstances) {
             return Ok(choice);
         }
+        let others = OtherWork::watch();
         let choice = choose(cores, usual.threads, |choice, which| {
             self.measure(bundle, settings, choice, which)
         })?;
+        if !choices.believe(&others, cores) {
+            return Ok(usual);
+        }
         choices.remember(circumstances, choice);
         Ok(choice)
     }
