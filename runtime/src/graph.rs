@@ -8,6 +8,7 @@ use ort::session::builder::{GraphOptimizationLevel, LoadCanceler};
 use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use crate::arena;
 use crate::bundle::{Bundle, compare_contracts};
 use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Inner, Result};
@@ -115,6 +116,10 @@ fn open(
         .with_memory_pattern(false)?
         .with_intra_threads(settings.threads.threads)?
         .with_inter_threads(1)?;
+    let builder = match settings.device {
+        Device::Cpu => builder.with_config_entry(arena::CONFIG_KEY, "1")?,
+        _ => builder,
+    };
     let builder = match settings.threads.spinning {
         true => builder,
         false => builder.with_config_entry("session.intra_op.allow_spinning", "0")?,

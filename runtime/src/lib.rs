@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adapter;
+mod arena;
 mod binding;
 mod bundle;
 mod cancel;

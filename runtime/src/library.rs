@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use ort::environment::Environment;
 
+use crate::arena;
 use crate::error::{Inner, Result};
 
 /// Environment variable that names ONNX Runtime's shared library.
@@ -97,6 +98,7 @@ pub(crate) fn load(explicit: Option<&Path>) -> Result<Library> {
         .build()
         .map_err(|e| unusable(e.message().to_owned()))?;
     built.set_log_level(ort::logging::LogLevel::Error);
+    arena::share(&built).map_err(|e| unusable(e.message().to_owned()))?;
     let library = Library {
         environment: built,
         path,
