@@ -98,7 +98,8 @@ pub(crate) fn load(explicit: Option<&Path>) -> Result<Library> {
         .build()
         .map_err(|e| unusable(e.message().to_owned()))?;
     built.set_log_level(ort::logging::LogLevel::Error);
-    arena::share(&built).map_err(|e| unusable(e.message().to_owned()))?;
+    // Refused where someone else in this process, who has the same environment, shares one already. That one is used then.
+    let _ = arena::share(&built);
     let library = Library {
         environment: built,
         path,
