@@ -39,7 +39,7 @@ pub use bundle::{
 };
 pub use command::{Run, installed_c_library, lwv_export, lwv_quantize, lwv_serve, lwv_write};
 pub use difference::{Difference, cosine, highest};
-pub use engine::{OrtText, engine, graph, least_cosine, library, session};
+pub use engine::{OrtText, engine, graph, least_cosine, library, mean_cosine, session};
 pub use fixture::{Case, ExpectedPrompt, fixtures, messages, vectors};
 pub use folder::{copy_folder, read_json, scratch, target_folder, workspace, write_json};
 pub use onnx::{Border, OnnxFile};

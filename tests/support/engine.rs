@@ -155,3 +155,23 @@ pub fn least_cosine(case: &Case, bundle: &Path) -> f64 {
     assert!(!cosines.is_empty(), "{}: no prompt has logits", case.name);
     cosines.into_iter().fold(1.0, f64::min)
 }
+
+/// Mean cosine of logits with transformers', over every position of all prompts of a case: of one position, what small integers leave
+/// is chance.
+pub fn mean_cosine(case: &Case, bundle: &Path) -> f64 {
+    // A bundle gives the last position's logits only.
+    let engine = engine(bundle, 1);
+    let mut cosines = Vec::new();
+    for (name, expected) in &case.prompts {
+        let Some(rows) = case.rows(&format!("{name}.prompt_logits")) else {
+            continue;
+        };
+        let prompt = expected.prompt(engine.processor());
+        let mut rows = rows.iter();
+        OrtText::new(&engine, prompt.input_ids.len())
+            .extend(&prompt, |_, got| cosines.push(cosine(rows.next().unwrap(), got)));
+        assert!(rows.next().is_none(), "{name}: logits were left over");
+    }
+    assert!(!cosines.is_empty(), "{}: no prompt has logits", case.name);
+    cosines.iter().sum::<f64>() / cosines.len() as f64
+}
