@@ -2,7 +2,7 @@
 //! own for each graph doubles whenever it is full, and a long prompt makes it twice as large as its activations.
 #![expect(unsafe_code, reason = "the binding has no word for arenas")]
 
-use std::ptr::{self, NonNull};
+use std::ptr;
 
 use ort::environment::Environment;
 use ort::sys::{OrtAllocatorType, OrtMemType};
@@ -38,7 +38,7 @@ pub(crate) fn share(environment: &Environment) -> Result<()> {
             let environment = environment.ptr().cast_mut();
             Error::result_from_status((api.CreateAndRegisterAllocator)(environment, place, arena))
         });
-        if NonNull::new(arena).is_some() {
+        if !arena.is_null() {
             (api.ReleaseArenaCfg)(arena);
         }
         (api.ReleaseMemoryInfo)(place);

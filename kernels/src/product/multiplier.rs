@@ -77,13 +77,8 @@ impl Multiplier {
             return;
         }
         match count <= FEW_ROWS {
-            true => self.multiply_few(weight, rows, out, scratch, tasks),
-            false => self.multiply_many(weight, rows, out, scratch, tasks),
-        }
-        if let Some(bias) = bias {
-            for out in out.chunks_exact_mut(bias.len()) {
-                out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
-            }
+            true => self.multiply_few(weight, rows, bias, out, scratch, tasks),
+            false => self.multiply_many(weight, rows, bias, out, scratch, tasks),
         }
     }
 
@@ -92,6 +87,7 @@ impl Multiplier {
         &self,
         weight: &PackedWeight<'_>,
         rows: &[f32],
+        bias: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut Scratch,
         tasks: &mut Tasks<'_>,
@@ -127,6 +123,7 @@ impl Multiplier {
                 out[outputs.clone()].copy_from_slice(products);
             }
         }
+        add(bias, out);
     }
 
     /// Tasks are some rows each.
@@ -134,6 +131,7 @@ impl Multiplier {
         &self,
         weight: &PackedWeight<'_>,
         rows: &[f32],
+        bias: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut Scratch,
         tasks: &mut Tasks<'_>,
@@ -154,6 +152,7 @@ impl Multiplier {
                     multiply_groups(avx512, weight, 0..packing.groups(), &part.rounded, &mut out);
                 },
             );
+            add(bias, &mut out);
         });
     }
 }
@@ -221,6 +220,14 @@ fn first(parts: &mut Vec<Mutex<Part>>, count: usize) -> &[Mutex<Part>] {
 /// A panic in a task leaves nothing behind that a later one would read.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Adds `bias` to rows that are as long.
+fn add(bias: Option<&[f32]>, rows: &mut [f32]) {
+    let Some(bias) = bias else { return };
+    for row in rows.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+    }
 }
 
 #[cfg(test)]
