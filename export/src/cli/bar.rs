@@ -1,16 +1,22 @@
 use std::cell::Cell;
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 use lwv_export::{Progress, Recipe};
 
 const BYTES: &str =
     "{msg:24} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}";
 const STEPS: &str = "{msg:24} {wide_bar} {pos}/{len} ETA {eta}";
 
-/// A progress bar over bytes of weights, or over the steps of what comes before and after; on a terminal only.
+/// Where there is no terminal, one line of progress in so long.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A progress bar over bytes of weights, or over the steps of what comes before and after; on no terminal, a line now and then.
 pub(crate) struct Bar {
     bar: ProgressBar,
+    /// When the last line was written; none is where there is a terminal.
+    said: Option<Cell<Instant>>,
     /// Bytes of weights in all.
     total: Cell<u64>,
     /// Whether steps are shown.
@@ -19,15 +25,16 @@ pub(crate) struct Bar {
 
 impl Bar {
     pub(crate) fn new(recipe: &Recipe) -> Self {
-        let bar = if std::io::stderr().is_terminal() {
-            ProgressBar::new(0)
+        let (bar, said) = if std::io::stderr().is_terminal() {
+            (ProgressBar::new(0), None)
         } else {
-            ProgressBar::hidden()
+            (ProgressBar::hidden(), Some(Cell::new(Instant::now())))
         };
         let name = recipe.checkpoint.file_name().unwrap_or_default();
         bar.set_message(name.to_string_lossy().into_owned());
         let this = Self {
             bar,
+            said,
             total: Cell::new(0),
             in_steps: Cell::new(false),
         };
@@ -38,6 +45,26 @@ impl Bar {
     /// Leaves the terminal clean.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// Writes a line where there is no terminal, and where there was none for long.
+    #[expect(clippy::print_stderr, reason = "the command line's own messages")]
+    fn say(&self) {
+        let Some(said) = self.said.as_ref().filter(|said| said.get().elapsed() >= SILENCE) else {
+            return;
+        };
+        said.set(Instant::now());
+        let (done, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        let part = if self.in_steps.get() {
+            format!("{done} of {all}")
+        } else {
+            format!("{} of {}", DecimalBytes(done), DecimalBytes(all))
+        };
+        let left = match done {
+            0 => String::new(),
+            _ => format!(", {} left", HumanDuration(self.bar.eta())),
+        };
+        eprintln!("{}: {part}{left}", self.bar.message());
     }
 
     /// Begins anew in another style.
@@ -64,6 +91,7 @@ impl Progress for Bar {
 
     fn read(&self, bytes: u64) {
         self.bar.inc(bytes);
+        self.say();
     }
 
     fn step(&self, task: &'static str, step: usize, steps: usize) {
@@ -73,5 +101,6 @@ impl Progress for Bar {
         self.bar.set_message(task);
         self.bar.set_length(steps as u64);
         self.bar.set_position(step as u64);
+        self.say();
     }
 }
