@@ -103,7 +103,7 @@ impl Calibrated {
         let folder = CalibrationFolder::open(recipe.bundle.with_file_name(name), &key.to_string(), layers)?;
         let formats = Formats::of(recipe);
         let activations = match formats.matrix(source.config.text.head_name()) {
-            WeightFormat::Channels => Some(activation_scales(recipe, &samples, progress)?),
+            WeightFormat::Channels => Some(activation_scales(recipe, &samples, &folder, progress)?),
             _ => {
                 calibrate(recipe, &samples, &folder, progress)?;
                 None

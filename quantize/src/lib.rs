@@ -22,7 +22,7 @@ mod scale;
 mod scheme;
 
 pub use block_matrix::{BlockMatrix, round_to_nearest};
-pub use channel_matrix::ChannelMatrix;
+pub use channel_matrix::{ChannelMatrix, column_maxima, round_scaled};
 pub use compensation::Compensator;
 pub use error::Error;
 pub use hessian::Hessian;

@@ -14,7 +14,7 @@ use super::inputs_seen::InputsSeen;
 use super::readers::{Maker, Readers, readers};
 use super::rounded_decoder::RoundedDecoder;
 use super::rounded_input::{RoundedInput, round_input};
-use super::{Sample, embed, failed, locked, open_network, rotary};
+use super::{CalibrationFolder, Sample, embed, failed, locked, open_network, rotary};
 use crate::activations::ActivationScales;
 use crate::{Error, Progress, Recipe};
 
@@ -22,16 +22,18 @@ use crate::{Error, Progress, Recipe};
 /// nothing was calibrated on.
 const MOST_DIVERGENCE: f64 = 0.01;
 
-/// How every linear layer rounds what it reads, from what the samples make it read.
+/// How every linear layer rounds what it reads, from what the samples make it read; what is in `folder` already is not looked for
+/// again.
 ///
 /// # Errors
 /// The checkpoint cannot be run.
 pub(crate) fn activation_scales(
     recipe: &Recipe,
     samples: &[Sample],
+    folder: &CalibrationFolder,
     progress: &dyn Progress,
 ) -> Result<ActivationScales, Error> {
-    let mut inputs = rounded_inputs(recipe, samples, progress)?;
+    let mut inputs = rounded_inputs(recipe, samples, folder, progress)?;
     inputs.sort_by(|a, b| a.error.total_cmp(&b.error));
     let bearable = bearable(recipe, &inputs, samples, progress)?;
     Ok(scales(inputs, bearable))
@@ -41,6 +43,7 @@ pub(crate) fn activation_scales(
 fn rounded_inputs(
     recipe: &Recipe,
     samples: &[Sample],
+    folder: &CalibrationFolder,
     progress: &dyn Progress,
 ) -> Result<Vec<RoundedInput>, Error> {
     let mut network = open_network(recipe)?;
@@ -51,6 +54,7 @@ fn rounded_inputs(
         shapes: expected_weights(&config).into_iter().collect(),
         recipe,
         seen: Arc::clone(&seen),
+        folder,
         found: Vec::new(),
     };
     network.ops().observe(Some(seen.clone()));
@@ -94,12 +98,16 @@ struct Search<'a> {
     shapes: BTreeMap<String, Vec<usize>>,
     recipe: &'a Recipe,
     seen: Arc<Mutex<InputsSeen>>,
+    folder: &'a CalibrationFolder,
     found: Vec<RoundedInput>,
 }
 
 impl Search<'_> {
-    /// From here on looks at matrices whose names begin with `prefix`; each will read `samples` samples.
+    /// From here on looks at matrices whose names begin with `prefix`, unless an earlier run has; each will read `samples` samples.
     fn want(&mut self, prefix: &str, samples: usize) {
+        if self.folder.has_inputs(prefix) {
+            return;
+        }
         let firsts = self.waiting.iter().map(|readers| readers.matrices[0].clone());
         let firsts = firsts.filter(|matrix| matrix.starts_with(prefix));
         locked(&self.seen).want(firsts, samples);
@@ -111,6 +119,11 @@ impl Search<'_> {
             .into_iter()
             .partition(|readers| readers.matrices[0].starts_with(prefix));
         self.waiting = waiting;
+        if self.folder.has_inputs(prefix) {
+            self.found.extend(self.folder.read_inputs(prefix)?);
+            return Ok(());
+        }
+        let mut found = Vec::new();
         for readers in ready {
             let Some(seen) = locked(&self.seen).take(&readers.matrices[0]) else {
                 continue;
@@ -118,9 +131,10 @@ impl Search<'_> {
             let shapes = readers.matrices.iter().map(|matrix| self.shapes[matrix].clone());
             let shapes: Vec<_> = shapes.collect();
             let range = self.recipe.quantization.activation_range;
-            self.found
-                .push(round_input(network.ops(), readers, &shapes, &seen, range)?);
+            found.push(round_input(network.ops(), readers, &shapes, &seen, range)?);
         }
+        self.folder.write_inputs(prefix, &found)?;
+        self.found.extend(found);
         Ok(())
     }
 }

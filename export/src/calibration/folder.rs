@@ -6,6 +6,7 @@ use lwv_quantize::BlockMatrix;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::failed;
+use super::rounded_input::RoundedInput;
 use crate::Error;
 
 /// Scheme of each matrix of a file, as JSON in its header.
@@ -13,7 +14,7 @@ const SCHEMES: &str = "schemes";
 const KEY: &str = "calibration.json";
 const HEAD: &str = "head.safetensors";
 
-/// What a calibration has made so far: a file for each layer beside the bundle's place. It stays until the bundle is whole.
+/// What a calibration has made so far: files for each layer beside the bundle's place. It stays until the bundle is whole.
 #[derive(Debug)]
 pub(crate) struct CalibrationFolder {
     path: PathBuf,
@@ -114,6 +115,25 @@ impl CalibrationFolder {
         schemes.into_iter().map(matrix).collect()
     }
 
+    pub(crate) fn has_inputs(&self, prefix: &str) -> bool {
+        self.inputs_path(prefix).exists()
+    }
+
+    /// How what the matrices read whose names begin with `prefix` is rounded.
+    pub(crate) fn read_inputs(&self, prefix: &str) -> Result<Vec<RoundedInput>, Error> {
+        let path = self.inputs_path(prefix);
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let damaged = |message| failed(format!("`{}`: {message}; remove it", path.display()));
+        serde_json::from_slice(&bytes).map_err(damaged)
+    }
+
+    /// Writes how what they read is rounded.
+    pub(crate) fn write_inputs(&self, prefix: &str, inputs: &[RoundedInput]) -> Result<(), Error> {
+        let json = serde_json::to_vec(inputs).map_err(failed)?;
+        lwv_onnx::write_atomically(&self.inputs_path(prefix), &json)?;
+        Ok(())
+    }
+
     /// Scales of each layer's cache, of keys and of values.
     pub(crate) fn cache_scales(&self) -> Result<Vec<[Vec<f32>; 2]>, Error> {
         let of_layer = |layer| {
@@ -128,6 +148,11 @@ impl CalibrationFolder {
     /// Removes the folder.
     pub(crate) fn remove(self) -> Result<(), Error> {
         std::fs::remove_dir_all(&self.path).map_err(Error::io("remove", &self.path))
+    }
+
+    fn inputs_path(&self, prefix: &str) -> PathBuf {
+        self.path
+            .join(format!("{}.inputs.json", prefix.trim_end_matches('.')))
     }
 
     fn layer_path(&self, layer: usize) -> PathBuf {
@@ -186,6 +211,7 @@ mod tests {
     use lwv_quantize::{Bits, BlockScheme, round_to_nearest};
 
     use super::*;
+    use crate::calibration::readers::{Maker, Readers};
 
     fn matrix(bits: Bits) -> BlockMatrix {
         let weights: Vec<f32> = (0..80).map(|i| (i as f32 * 0.7).sin()).collect();
@@ -214,6 +240,32 @@ mod tests {
         open("one").write_head("head", &matrix(Bits::Four)).unwrap();
         assert!(open("one").has_head());
         assert!(!open("two").has_head());
+    }
+
+    #[test]
+    fn rounded_inputs_survive_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let calibration = CalibrationFolder::open(folder.path().join("x"), "key", 1).unwrap();
+        let input = |factors| RoundedInput {
+            readers: Readers {
+                matrices: vec!["layer.0.weight".into()],
+                maker: Maker::Norm("layer.0.norm".into()),
+            },
+            factors,
+            step: 0.1,
+            error: 1.0 / 3.0,
+        };
+        let inputs = [
+            input((1..99).map(|i| 1.0 / i as f32).collect()),
+            input(Vec::new()),
+        ];
+        assert!(!calibration.has_inputs("layer.0."));
+        calibration.write_inputs("layer.0.", &inputs).unwrap();
+        assert!(calibration.has_inputs("layer.0."));
+        assert_eq!(calibration.read_inputs("layer.0.").unwrap(), inputs);
+        std::fs::write(calibration.inputs_path("layer.0."), b"[{").unwrap();
+        let error = calibration.read_inputs("layer.0.").unwrap_err().to_string();
+        assert!(error.contains("layer.0.inputs.json"), "{error}");
     }
 
     #[test]

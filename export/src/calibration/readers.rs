@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
 use lwv_model::{ModelConfig, POSITION_TABLE, expected_weights};
+use serde::{Deserialize, Serialize};
 
 /// Matrices that read the same values, and what makes these.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Readers {
     /// Canonical names.
     pub(crate) matrices: Vec<String>,
@@ -12,7 +13,7 @@ pub(crate) struct Readers {
 }
 
 /// What makes the channels that matrices read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Maker {
     /// Something that channels cannot be told apart in.
     Other,
@@ -23,7 +24,7 @@ pub(crate) enum Maker {
 }
 
 /// Outputs of a layer that become channels: values, which attention takes means of, or one factor of a gated product.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outputs {
     /// The layer's name, without `.weight`.
     pub(crate) layer: String,

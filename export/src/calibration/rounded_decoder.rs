@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 
 use lwv_model::{ModelConfig, Ops as _, Rotary, decoder_head, decoder_layer, decoder_norm, expected_weights};
 use lwv_processor::Processor;
+use lwv_quantize::round_scaled;
 use lwv_train::{InputRounding, Network, Tensor};
 
-use super::rounded_input::{RoundedInput, read, round_weights};
+use super::rounded_input::{RoundedInput, read};
 use super::{Sample, default_samples, embed, failed, open_network, rotary, to_vec};
 use crate::divergence::Divergences;
 use crate::{Error, Recipe};
@@ -115,8 +116,8 @@ impl<'a> RoundedDecoder<'a> {
                     (vec![1.0; input.factors.len()], None)
                 };
                 ops.round_input(name, rounding);
-                let weights = round_weights(read(ops, name, shape)?, &factors);
-                let weights = weights.map_err(Error::quantize(name))?;
+                let mut weights = read(ops, name, shape)?;
+                round_scaled(&mut weights, &factors).map_err(Error::quantize(name))?;
                 ops.replace(name, weights, shape).map_err(failed)?;
             }
         }

@@ -1,5 +1,7 @@
-use lwv_quantize::ChannelMatrix;
-use lwv_train::{CandleOps, InputRounding, Tensor};
+use lwv_quantize::{column_maxima, round_scaled};
+use lwv_train::{CandleOps, Device, InputRounding, Tensor};
+
+use serde::{Deserialize, Serialize};
 
 use super::failed;
 use super::inputs_seen::Seen;
@@ -26,7 +28,7 @@ const LIMITS: [f32; 6] = [1.0, 0.85, 0.7, 0.6, 0.5, 0.35];
 const USUAL_LIMIT: f32 = 0.85;
 
 /// How what some matrices read is rounded to 8 bits, and what that costs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RoundedInput {
     pub(crate) readers: Readers,
     /// What each channel is divided by before.
@@ -69,14 +71,14 @@ pub(crate) fn round_input(
             ActivationRange::LeastError => USUAL_LIMIT,
             _ => seen.limit(&factors, range),
         };
-        trial.improve(&mut best, &factors, &trial.rounded(&factors)?, &[limit])?;
+        trial.improve(&mut best, &factors, &[limit])?;
         if range != ActivationRange::LeastError {
             break;
         }
     }
     if range == ActivationRange::LeastError {
         let factors = best.factors.clone();
-        trial.improve(&mut best, &factors, &trial.rounded(&factors)?, &LIMITS)?;
+        trial.improve(&mut best, &factors, &LIMITS)?;
     }
     Ok(best)
 }
@@ -87,6 +89,8 @@ struct Trial<'a> {
     /// `[rows, width]`.
     x: Tensor,
     weights: Vec<Vec<f32>>,
+    /// The largest magnitude of all weights that read each channel.
+    largest: Vec<f32>,
     /// Each `[rows, outputs]`.
     meant: Vec<Tensor>,
     /// Sum of squares over all outputs of each row.
@@ -95,11 +99,18 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn new(ops: &CandleOps, readers: &Readers, shapes: &[Vec<usize>], seen: &'a Seen) -> Result<Self, Error> {
-        let x = seen.rows().map_err(failed)?;
+        let (x, width) = (seen.rows().map_err(failed)?, seen.width());
+        let mut largest = vec![0.0_f32; width];
         let (mut weights, mut meant) = (Vec::new(), Vec::new());
         for (name, shape) in readers.matrices.iter().zip(shapes) {
             let weight = read(ops, name, shape)?;
-            meant.push(product(&x, &weight).map_err(failed)?);
+            let maxima = column_maxima(&weight, width);
+            largest
+                .iter_mut()
+                .zip(maxima)
+                .for_each(|(all, one)| *all = all.max(one));
+            let made = matrix(weight.clone(), width).and_then(|weight| product(&x, &weight));
+            meant.push(made.map_err(failed)?);
             weights.push(weight);
         }
         let sizes = squares(&meant).map_err(failed)?;
@@ -107,6 +118,7 @@ impl<'a> Trial<'a> {
             seen,
             x,
             weights,
+            largest,
             meant,
             sizes,
         })
@@ -117,39 +129,33 @@ impl<'a> Trial<'a> {
         let Some(strength) = strength else {
             return Some(vec![1.0; self.seen.width()]);
         };
-        let channels = &self.seen.maxima;
-        let mut weights = vec![0.0_f32; channels.len()];
-        for (index, weight) in self.weights.iter().flatten().enumerate() {
-            let most = &mut weights[index % channels.len()];
-            *most = most.max(weight.abs());
-        }
+        let (channels, weights) = (&self.seen.maxima, &self.largest);
         match maker {
             Maker::Other => None,
-            Maker::Norm(_) => Some(balanced(channels, &weights, strength)),
+            Maker::Norm(_) => Some(balanced(channels, weights, strength)),
             Maker::Outputs(outputs) => {
-                let factors = balanced(&outputs.folded(channels), &outputs.folded(&weights), strength);
+                let factors = balanced(&outputs.folded(channels), &outputs.folded(weights), strength);
                 Some(outputs.spread(&factors))
             }
         }
     }
 
     /// The matrices as they stand in the bundle, seen from the channels as they were, each `[outputs, width]`.
-    fn rounded(&self, factors: &[f32]) -> Result<Vec<Vec<f32>>, Error> {
-        let round = |weight: &Vec<f32>| round_weights(weight.clone(), factors).map_err(failed);
+    fn rounded(&self, factors: &[f32]) -> Result<Vec<Tensor>, Error> {
+        let round = |weight: &Vec<f32>| {
+            let mut weight = weight.clone();
+            round_scaled(&mut weight, factors).map_err(failed)?;
+            matrix(weight, factors.len()).map_err(failed)
+        };
         self.weights.iter().map(round).collect()
     }
 
     /// Takes one of `limits` for `best` where it has less error.
-    fn improve(
-        &self,
-        best: &mut RoundedInput,
-        factors: &[f32],
-        weights: &[Vec<f32>],
-        limits: &[f32],
-    ) -> Result<(), Error> {
+    fn improve(&self, best: &mut RoundedInput, factors: &[f32], limits: &[f32]) -> Result<(), Error> {
+        let weights = self.rounded(factors)?;
         for limit in limits {
             let step = self.seen.largest(factors) * limit / LEVELS;
-            let error = self.error(factors, weights, step).map_err(failed)?;
+            let error = self.error(factors, &weights, step).map_err(failed)?;
             if error < best.error {
                 *best = RoundedInput {
                     readers: best.readers.clone(),
@@ -162,7 +168,7 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    fn error(&self, factors: &[f32], weights: &[Vec<f32>], step: f32) -> lwv_train::Result<f64> {
+    fn error(&self, factors: &[f32], weights: &[Tensor], step: f32) -> lwv_train::Result<f64> {
         let x = InputRounding::new(factors, step, self.x.device())?.apply(&self.x)?;
         let made: lwv_train::Result<Vec<_>> = weights.iter().map(|weight| product(&x, weight)).collect();
         let off: Vec<Tensor> = made?
@@ -176,25 +182,6 @@ impl<'a> Trial<'a> {
             .zip(&self.sizes)
             .map(|(off, size)| f64::from(off / size.max(f32::MIN_POSITIVE)));
         Ok(relative.sum::<f64>() / self.sizes.len().max(1) as f64)
-    }
-}
-
-/// Weights `[outputs, factors]` rounded after each column was multiplied by its factor, and divided by it again.
-///
-/// # Errors
-/// A weight that is not finite.
-pub(crate) fn round_weights(mut weights: Vec<f32>, factors: &[f32]) -> Result<Vec<f32>, lwv_quantize::Error> {
-    scale(&mut weights, factors, |weight, factor| weight * factor);
-    let mut weights = ChannelMatrix::round(&weights, factors.len())?.dequantize();
-    scale(&mut weights, factors, |weight, factor| weight / factor);
-    Ok(weights)
-}
-
-fn scale(weights: &mut [f32], factors: &[f32], by: impl Fn(f32, f32) -> f32) {
-    for row in weights.chunks_mut(factors.len()) {
-        for (weight, factor) in row.iter_mut().zip(factors) {
-            *weight = by(*weight, *factor);
-        }
     }
 }
 
@@ -215,9 +202,13 @@ fn balanced(channels: &[f32], weights: &[f32], strength: f32) -> Vec<f32> {
     factors
 }
 
-fn product(x: &Tensor, weight: &[f32]) -> lwv_train::Result<Tensor> {
-    let width = x.dim(1)?;
-    let weight = Tensor::from_slice(weight, (weight.len() / width, width), x.device())?;
+/// `[outputs, width]`
+fn matrix(weights: Vec<f32>, width: usize) -> lwv_train::Result<Tensor> {
+    let outputs = weights.len() / width.max(1);
+    Ok(Tensor::from_vec(weights, (outputs, width), &Device::Cpu)?)
+}
+
+fn product(x: &Tensor, weight: &Tensor) -> lwv_train::Result<Tensor> {
     Ok(x.matmul(&weight.t()?)?)
 }
 
