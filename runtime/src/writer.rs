@@ -1,123 +1,31 @@
+mod event;
 mod goal;
 mod passes;
+mod settings;
 
-use lwv_processor::{Message, Processor, RgbImage};
+use lwv_processor::{Message, Processor};
 
-use crate::cancel::CancelToken;
 use crate::draft::{Draft, Outline, Revision, check_engine};
 use crate::engine::Engine;
 use crate::error::{Error, Inner, Result};
-use crate::generation::{Event, FinishReason, GenerationSettings};
+use crate::generation::{FinishReason, GenerationSettings};
 use crate::manuscript::Manuscript;
 use crate::plan::{
     Plan, PlannedSection, clean_main_point, line_start, section_count, share_words, shorten_main_point,
 };
 use crate::request::plan_request;
-use crate::sampler::SamplerSettings;
 use crate::section::WrittenSection;
 use crate::session::Session;
 use crate::words::count_words;
+
+pub use event::WriterEvent;
+pub use settings::{Task, WriterSettings};
 
 /// Most tokens of a main point.
 const MAIN_POINT_TOKENS: usize = 48;
 
 /// Tries for a main point that is none or that another section has.
 const MAIN_POINT_TRIES: u64 = 3;
-
-/// What is to be written.
-#[derive(Debug, Clone, Default)]
-pub struct Task {
-    /// What the reader asks for.
-    pub instruction: String,
-    /// Pictures that go with it.
-    pub images: Vec<RgbImage>,
-    /// What the model is told before all else.
-    pub system: Option<String>,
-}
-
-/// How it is to be written.
-#[derive(Debug, Clone)]
-pub struct WriterSettings {
-    /// How tokens are chosen.
-    pub sampler: SamplerSettings,
-    /// Most tokens of a section, whatever its word target.
-    pub max_section_tokens: usize,
-    /// Texts that end a section.
-    pub stop: Vec<String>,
-    /// Watch for a model that turns in circles; see [`GenerationSettings::loop_guard`].
-    pub loop_guard: bool,
-    /// Most tokens that are guessed at once; see [`GenerationSettings::lookup_tokens`].
-    pub lookup_tokens: usize,
-    /// Whether the text is to be the same to the token after an interruption, and whatever was computed before; see
-    /// [`Session::set_deterministic`]. It costs one more prefill of all that is written.
-    pub deterministic: bool,
-    /// Cancels from another thread.
-    pub cancel: CancelToken,
-}
-
-impl Default for WriterSettings {
-    fn default() -> Self {
-        Self {
-            sampler: SamplerSettings::default(),
-            max_section_tokens: usize::MAX,
-            stop: Vec::new(),
-            loop_guard: true,
-            lookup_tokens: GenerationSettings::default().lookup_tokens,
-            deterministic: false,
-            cancel: CancelToken::new(),
-        }
-    }
-}
-
-/// What happens while a writer works.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum WriterEvent {
-    /// A line of the plan was made.
-    PlanLine {
-        /// Which, from 0.
-        index: usize,
-        /// What the section will say.
-        main_point: String,
-    },
-    /// A section begins.
-    SectionStarted {
-        /// Which, from 0.
-        index: usize,
-        /// Words that it is to have now. Earlier sections that were too short or too long are made up for.
-        words: usize,
-    },
-    /// The context cannot hold the text so far, so the section is shown it from near its end.
-    TextLeftOut {
-        /// Which section, from 0.
-        index: usize,
-        /// Words of the text that are not shown.
-        words: usize,
-    },
-    /// Something in the generation of a section; the text of tokens is what stays, unless an [`Event::Rewound`] takes it
-    /// back. Bytes are of the text since the generation began; what a paragraph begins with is told with its first token.
-    Generation(Event),
-    /// Text that is not generated now: headings, and what a draft holds.
-    Text(String),
-    /// A section stays short, however often it was written on.
-    Shortfall {
-        /// Which, from 0.
-        index: usize,
-        /// Words that it has, or that were added to it.
-        words: usize,
-        /// Words that it was to have, or that were to be added.
-        wanted: usize,
-    },
-    /// A section ended.
-    SectionFinished {
-        /// Which, from 0.
-        index: usize,
-        /// Words that it has.
-        words: usize,
-        /// Why it ended.
-        reason: FinishReason,
-    },
-}
 
 /// Plans a long text and writes it section by section, since models write a few hundred words well at a time.
 ///
@@ -442,6 +350,8 @@ fn no_draft() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generation::Event;
+    use crate::sampler::SamplerSettings;
     use crate::scripted::{ScriptedDecoder, author, processor};
 
     pub(super) fn writer(decoder: ScriptedDecoder, settings: WriterSettings) -> Writer {
