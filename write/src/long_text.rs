@@ -10,9 +10,10 @@ use lwv_runtime::{
 };
 use lwv_write::Progress;
 
-use crate::cli::{Change, PromptSource, Recipe};
+use crate::desk::{Desk, Report};
+use crate::recipe::{Change, PromptSource, Recipe};
+use crate::say;
 use crate::text_file::TextFile;
-use crate::{Desk, Report, say};
 
 /// Opens a draft to go on with, and says what was lost of it.
 pub(crate) fn open_draft(path: &Path) -> Result<Draft> {
