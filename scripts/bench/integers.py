@@ -30,6 +30,7 @@ BUNDLES = {
     "fp32": ["--fp32", "--verify"],
     "fp16": ["--fp16", "--verify"],
     "int8": ["--int8"],
+    "int8, blocks of 32": ["--int8", "--block-size", "32"],
     "int4, nearest": ["--int4", "--rounding", "nearest"],
     "int4, nearest, int8 cache": ["--int4", "--rounding", "nearest", "--int8-cache"],
     "int4, compensated": ["--int4"],
