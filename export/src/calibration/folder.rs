@@ -130,7 +130,7 @@ impl CalibrationFolder {
     /// Writes how what they read is rounded.
     pub(crate) fn write_inputs(&self, prefix: &str, inputs: &[RoundedInput]) -> Result<(), Error> {
         let json = serde_json::to_vec(inputs).map_err(failed)?;
-        lwv_onnx::write_atomically(&self.inputs_path(prefix), &json)?;
+        lwv_onnx::write_atomically(self.inputs_path(prefix), &json)?;
         Ok(())
     }
 
