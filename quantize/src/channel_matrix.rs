@@ -57,19 +57,25 @@ impl ChannelMatrix {
 /// [`ChannelMatrix`], and each column divided by its factor again.
 ///
 /// # Errors
-/// A weight that is not finite, no whole number of rows.
+/// A weight that is not finite, or is not any more where its column was multiplied; no whole number of rows.
 pub fn round_scaled(weights: &mut [f32], factors: &[f32]) -> Result<(), Error> {
-    row_count(weights, factors.len())?;
-    weights.par_chunks_mut(factors.len()).for_each(|row| {
-        for (weight, factor) in row.iter_mut().zip(factors) {
+    let columns = factors.len();
+    row_count(weights, columns)?;
+    let rows = weights.par_chunks_mut(columns).enumerate();
+    rows.try_for_each(|(row, weights)| {
+        for (weight, factor) in weights.iter_mut().zip(factors) {
             *weight *= factor;
         }
-        let scale = row_scale(row);
-        for (weight, factor) in row.iter_mut().zip(factors) {
+        if let Some(column) = weights.iter().position(|weight| !weight.is_finite()) {
+            let value = weights[column];
+            return Err(Error::NotFinite { row, column, value });
+        }
+        let scale = row_scale(weights);
+        for (weight, factor) in weights.iter_mut().zip(factors) {
             *weight = level(*weight, scale) * scale / factor;
         }
-    });
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The largest magnitude of every column of `weights` `[rows, columns]`.
@@ -144,6 +150,7 @@ mod tests {
         round_scaled(&mut rounded, &factors).unwrap();
         assert_eq!(rounded, scale(&matrix.dequantize(), |w, f| w / f));
         assert!(round_scaled(&mut [1.0, f32::INFINITY], &[1.0, 1.0]).is_err());
+        assert!(round_scaled(&mut [1.0, 2e38], &[1.0, 256.0]).is_err());
     }
 
     #[test]
