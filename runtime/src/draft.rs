@@ -2,6 +2,8 @@
 
 mod copy;
 mod header;
+#[cfg(test)]
+mod interruptions;
 mod journal;
 mod recovery;
 mod state;
@@ -203,6 +205,7 @@ impl Draft {
             text: standing.text[kept_bytes..].to_owned(),
             sampler: standing.sampler,
             loop_attempts: standing.loop_attempts,
+            went_back_to: standing.went_back_to.to_vec(),
         })
     }
 
@@ -302,7 +305,7 @@ mod tests {
         }
     }
 
-    fn header(outline: Outline) -> DraftHeader {
+    pub(super) fn header(outline: Outline) -> DraftHeader {
         let task = DraftTask {
             instruction: "Write about bees.".to_owned(),
             ..DraftTask::default()
@@ -597,6 +600,7 @@ mod tests {
                         token_ids,
                         sampler,
                         loop_attempts: crate::LoopAttempts::default(),
+                        went_back_to: &[],
                     },
                     false,
                 )

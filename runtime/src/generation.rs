@@ -34,6 +34,8 @@ pub struct Generation<'s> {
     /// Bytes of the text that were told to be settled.
     settled: usize,
     interventions: usize,
+    /// Tokens of the generation that were left each time it went back to the end of a sentence, as far as they still are.
+    went_back_to: Vec<usize>,
     interrupt: Arc<dyn Interrupt>,
     /// Length of the text when the generation began.
     start: usize,
@@ -61,7 +63,7 @@ impl<'s> Generation<'s> {
         settings.cancel.watch(&interrupt);
         let start = session.tokens().len();
         let before = start.saturating_sub(settings.written_tokens);
-        let written = WrittenText::new(
+        let mut written = WrittenText::new(
             &session.context().tokenizer,
             &session.tokens()[before..],
             &settings.stop,
@@ -70,6 +72,9 @@ impl<'s> Generation<'s> {
         let mut begun = VecDeque::new();
         if let Some(before) = &settings.begun {
             sampler.restore(before.sampler);
+            if before.went_back_to.contains(&0) {
+                written.end_sentence();
+            }
             begun.extend(&before.token_ids);
             if !session.is_deterministic() {
                 before.token_ids.iter().for_each(|id| session.push(*id));
@@ -89,6 +94,10 @@ impl<'s> Generation<'s> {
             written,
             settled: 0,
             interventions: 0,
+            went_back_to: settings
+                .begun
+                .as_ref()
+                .map_or(Vec::new(), |begun| begun.went_back_to.clone()),
             start,
             begun,
             pending: VecDeque::new(),
@@ -138,6 +147,11 @@ impl<'s> Generation<'s> {
     /// What the loop guard has tried, to go on with it after a restart.
     pub fn loop_attempts(&self) -> LoopAttempts {
         self.guard.as_ref().map(LoopGuard::attempts).unwrap_or_default()
+    }
+
+    /// How many tokens were left each time the text went back to the end of a sentence, to go on with it after a restart.
+    pub fn went_back_to(&self) -> &[usize] {
+        &self.went_back_to
     }
 
     /// Tokens of the generation whose text was passed on.
@@ -197,7 +211,7 @@ impl<'s> Generation<'s> {
                 self.phase = Phase::Decode;
                 if self.settings.max_new_tokens == 0 {
                     self.finish(FinishReason::MaxTokens);
-                } else if !self.read_again()? {
+                } else if !self.end_in_loop() && !self.read_again()? {
                     self.choose()?;
                 }
             }
@@ -286,6 +300,9 @@ impl<'s> Generation<'s> {
             self.written.push(id)
         };
         self.pending.push_back(Event::Token { id, text: added.text });
+        if again && self.went_back_to.contains(&self.read()) {
+            self.written.end_sentence();
+        }
         if added.stopped {
             self.finish(FinishReason::StopString);
         } else if ends {

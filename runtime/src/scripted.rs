@@ -321,13 +321,16 @@ pub(crate) fn tokens_of(text: &str) -> Vec<u32> {
 
 /// The text of tokens; control tokens are left out.
 pub(crate) fn text_of(ids: &[u32]) -> String {
+    String::from_utf8_lossy(&bytes_of(ids)).into_owned()
+}
+
+/// The bytes of tokens; control tokens are left out.
+pub(crate) fn bytes_of(ids: &[u32]) -> Vec<u8> {
     let alphabet = alphabet();
-    let bytes: Vec<u8> = ids
-        .iter()
+    ids.iter()
         .filter_map(|id| alphabet.get(*id as usize))
         .map(|(_, byte)| *byte)
-        .collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+        .collect()
 }
 
 pub(crate) fn text_prompt(text: &str) -> Prompt {

@@ -88,6 +88,8 @@ pub(crate) struct Standing<'a> {
     pub(crate) sampler: SamplerState,
     /// What the loop guard tried.
     pub(crate) loop_attempts: LoopAttempts,
+    /// How many of the tokens were left when it went back.
+    pub(crate) went_back_to: &'a [usize],
 }
 
 impl<'a> Standing<'a> {
@@ -97,6 +99,7 @@ impl<'a> Standing<'a> {
             token_ids: generation.generated(),
             sampler: generation.sampler_state(),
             loop_attempts: generation.loop_attempts(),
+            went_back_to: generation.went_back_to(),
         }
     }
 }
@@ -131,6 +134,7 @@ pub(crate) fn write_to_length(
                 let bytes = hold.rewind(bytes);
                 text.truncate(text.len() - bytes);
                 event(Event::Rewound { tokens, bytes });
+                keep(Standing::of(&generation, &text))?;
                 continue;
             }
             Event::Settled { bytes } => {
@@ -147,12 +151,13 @@ pub(crate) fn write_to_length(
             }
         };
         let (words, tokens) = (generation.words(), generation.generated().len());
-        if words >= length.part(HOLD_FROM) || tokens * 5 >= length.max_tokens * 4 {
-            hold.hold_sentences();
-        }
+        hold.hold_sentences(words >= length.part(HOLD_FROM) || tokens * 5 >= length.max_tokens * 4);
         let (passed, ended) = hold.push(&piece);
         text.push_str(&passed);
         event(Event::Token { id, text: passed });
+        if generation.goes_back() {
+            continue;
+        }
         keep(Standing::of(&generation, &text))?;
         let enough = ended && words >= length.part(ENOUGH);
         let long = words >= length.part(LONG) && !length.is_short(count_words(&text));

@@ -1,10 +1,18 @@
-/// Passes text on as it arrives; from a moment on only whole sentences, so that a text can be ended at one without
-/// taking back what was shown. White space at the start and the end is dropped, and so are headings at the start.
+/// Passes text on as it arrives, or only whole sentences of it, so that a text can be ended at one without taking back what was
+/// shown. White space at the start and the end is dropped, and so are headings at the start.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SentenceHold {
     /// All that arrived.
     arrived: String,
-    /// Where the text begins in it, once it does.
+    stand: Stand,
+    /// Where it stood after each piece, and the bytes that had arrived.
+    stood: Vec<(usize, Stand)>,
+}
+
+/// How far text was passed on.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stand {
+    /// Where the text begins in what arrived, once it does.
     begin: Option<usize>,
     /// Up to where it was passed on or dropped.
     passed: usize,
@@ -16,69 +24,74 @@ impl SentenceHold {
         Self::default()
     }
 
-    /// From now on only whole sentences are passed on.
-    pub(crate) fn hold_sentences(&mut self) {
-        self.whole_sentences = true;
+    /// Whether from now on only whole sentences are passed on.
+    pub(crate) fn hold_sentences(&mut self, whole_sentences: bool) {
+        self.stand.whole_sentences = whole_sentences;
     }
 
     /// Takes a piece. Returns what can be passed on, and whether that ends a sentence.
     pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
         self.arrived.push_str(piece);
-        if self.begin.is_none() && !self.begin() {
+        let passed = self.pass();
+        self.stood.push((self.arrived.len(), self.stand));
+        passed
+    }
+
+    fn pass(&mut self) -> (String, bool) {
+        if self.stand.begin.is_none() && !self.begin() {
             return (String::new(), false);
         }
-        let held = &self.arrived[self.passed..];
+        let whole_sentences = self.stand.whole_sentences;
+        let held = &self.arrived[self.stand.passed..];
         let end = last_sentence_end(held);
-        let passed = if self.whole_sentences {
+        let passed = if whole_sentences {
             end.unwrap_or(0)
         } else {
             held.trim_end().len()
         };
-        let ended = end.is_some_and(|end| self.whole_sentences || end == passed);
+        let ended = end.is_some_and(|end| whole_sentences || end == passed);
         let text = held[..passed].to_owned();
-        self.passed += passed;
+        self.stand.passed += passed;
         (text, ended)
     }
 
-    /// Takes back the last `bytes` bytes that arrived. Returns how many of those that were passed on they are.
+    /// Takes back the last pieces, `bytes` bytes in all: it stands as if they had never arrived. Returns how many bytes of what
+    /// was passed on that takes back.
     pub(crate) fn rewind(&mut self, bytes: usize) -> usize {
         let left = self.arrived.len().saturating_sub(bytes);
         self.arrived.truncate(left);
-        let begin = self.begin.unwrap_or(self.passed);
-        if left <= begin {
-            let passed = self.passed - begin;
-            (self.begin, self.passed) = (None, 0);
-            return passed;
-        }
-        // What was passed on never ends with white space.
-        let passed = self.passed.min(self.arrived.trim_end().len());
-        let taken = self.passed - passed;
-        self.passed = passed;
-        taken
+        self.stood.truncate(self.pieces_within(left));
+        let stood = self.stood.last().map_or(Stand::default(), |(_, stood)| *stood);
+        let stand = std::mem::replace(&mut self.stand, stood);
+        stand.text_bytes() - stood.text_bytes()
     }
 
-    /// How much of the text passed on lies within the first `bytes` bytes that arrived.
+    fn pieces_within(&self, bytes: usize) -> usize {
+        self.stood.partition_point(|(arrived, _)| *arrived <= bytes)
+    }
+
+    /// How many bytes of the text stay passed on if all but the first `bytes` bytes that arrived are taken back.
     pub(crate) fn passed_within(&self, bytes: usize) -> usize {
-        let begin = self.begin.unwrap_or(self.passed);
-        self.passed.min(bytes.max(begin)) - begin
+        let last = self.pieces_within(bytes).checked_sub(1);
+        last.map_or(0, |last| self.stood[last].1.text_bytes())
     }
 
     /// Drops what does not belong to the text; returns whether the text is there.
     fn begin(&mut self) -> bool {
         loop {
-            let held = &self.arrived[self.passed..];
+            let held = &self.arrived[self.stand.passed..];
             let blank = held.len() - held.trim_start().len();
             let rest = &held[blank..];
-            self.passed += blank;
+            self.stand.passed += blank;
             if !rest.starts_with('#') {
-                self.begin = (!rest.is_empty()).then_some(self.passed);
+                self.stand.begin = (!rest.is_empty()).then_some(self.stand.passed);
                 return !rest.is_empty();
             }
             // A heading is written by the writer, not by the model.
             let Some(end) = rest.find('\n') else {
                 return false;
             };
-            self.passed += end;
+            self.stand.passed += end;
         }
     }
 
@@ -93,15 +106,22 @@ impl SentenceHold {
         let held = self.take_held();
         match sentence_end_at_end(&held).or_else(|| last_sentence_end(&held)) {
             Some(end) => held[..end].to_owned(),
-            None if nothing_passed || !self.whole_sentences => held.trim_end().to_owned(),
+            None if nothing_passed || !self.stand.whole_sentences => held.trim_end().to_owned(),
             None => String::new(),
         }
     }
 
     fn take_held(&mut self) -> String {
-        let held = self.arrived.split_off(self.passed);
-        self.passed = self.arrived.len();
+        let held = self.arrived.split_off(self.stand.passed);
+        self.stand.passed = self.arrived.len();
         held
+    }
+}
+
+impl Stand {
+    /// Bytes of the text that were passed on.
+    fn text_bytes(&self) -> usize {
+        self.passed - self.begin.unwrap_or(self.passed)
     }
 }
 
@@ -187,7 +207,7 @@ mod tests {
         let mut hold = SentenceHold::new();
         assert_eq!(hold.push("\n One"), ("One".into(), false));
         assert_eq!(hold.push(" two. Th"), (" two. Th".into(), false));
-        hold.hold_sentences();
+        hold.hold_sentences(true);
         assert_eq!(hold.push("ree four"), (String::new(), false));
         assert_eq!(hold.push("."), (String::new(), false), "3. may go on as 3.14");
         assert_eq!(hold.push(" Five"), ("ree four.".into(), true));
@@ -198,7 +218,7 @@ mod tests {
     fn a_cut_keeps_whole_sentences() {
         let cut = |text: &str, nothing_passed| {
             let mut hold = SentenceHold::new();
-            hold.hold_sentences();
+            hold.hold_sentences(true);
             let (passed, _) = hold.push(text);
             passed + &hold.cut(nothing_passed)
         };
@@ -250,9 +270,7 @@ mod tests {
                 let mut hold = SentenceHold::new();
                 let mut passed = String::new();
                 for (at, character) in text.char_indices() {
-                    if at >= held_from {
-                        hold.hold_sentences();
-                    }
+                    hold.hold_sentences(at >= held_from);
                     passed.push_str(&hold.push(&character.to_string()).0);
                 }
                 let taken = hold.rewind(back);

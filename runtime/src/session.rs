@@ -151,8 +151,14 @@ impl Session {
             return refused("that is inside an image");
         }
         self.truncate(tokens);
-        // The scores after the last token are gone with the tokens after it, so it is computed again.
-        self.decoder.truncate(tokens - 1);
+        // The scores after the last token are gone with the tokens after it, so it is computed again: to the bit as it was, where
+        // it has to be.
+        let is_of_prompt = self.irregular.is_none();
+        let again = match self.deterministic && is_of_prompt {
+            true => self.last_cut(tokens - 1),
+            false => tokens - 1,
+        };
+        self.decoder.truncate(again);
         Ok(())
     }
 
@@ -397,6 +403,7 @@ mod tests {
                         .unwrap()
                         .state(),
                     loop_attempts: crate::LoopAttempts::default(),
+                    went_back_to: Vec::new(),
                 };
                 let settings = GenerationSettings {
                     begun: Some(begun),
@@ -422,6 +429,7 @@ mod tests {
                     .unwrap()
                     .state(),
                 loop_attempts: crate::LoopAttempts::default(),
+                went_back_to: Vec::new(),
             }),
             ..settings(100)
         };

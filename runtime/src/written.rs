@@ -119,14 +119,20 @@ impl WrittenText {
 
     /// Remembers that a sentence ended with the text so far, which `piece` goes on with or not.
     fn note_sentence_end(&mut self, piece: &str) {
-        let known = self.sentence_ends.last().map_or(0, |end| end.bytes);
-        if piece.is_empty() || known >= self.text.len() || !ends_sentence(&self.text[known..], piece) {
-            return;
+        let known = self.sentence_end().bytes;
+        if !piece.is_empty() && known < self.text.len() && ends_sentence(&self.text[known..], piece) {
+            self.end_sentence();
         }
-        self.sentence_ends.push(SentenceEnd {
-            tokens: self.grown,
-            bytes: self.text.len(),
-        });
+    }
+
+    /// Takes the text so far for the end of a sentence, whatever comes next.
+    pub(crate) fn end_sentence(&mut self) {
+        if self.sentence_end().bytes < self.text.len() {
+            self.sentence_ends.push(SentenceEnd {
+                tokens: self.grown,
+                bytes: self.text.len(),
+            });
+        }
     }
 
     /// Whether a breaker ends within `piece`, which goes on with the text so far.
@@ -189,6 +195,14 @@ impl WrittenText {
         let within = self.sentence_ends.partition_point(|end| end.tokens <= count);
         let last = within.checked_sub(1).map(|last| self.sentence_ends[last]);
         last.unwrap_or(SentenceEnd { tokens: 0, bytes: 0 })
+    }
+
+    /// The last sentence end that is known.
+    pub(crate) fn sentence_end(&self) -> SentenceEnd {
+        self.sentence_ends
+            .last()
+            .copied()
+            .unwrap_or(SentenceEnd { tokens: 0, bytes: 0 })
     }
 
     /// All sentence ends that are known.

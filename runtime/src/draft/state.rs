@@ -100,6 +100,8 @@ pub(crate) enum Record {
         text: String,
         sampler: SamplerState,
         loop_attempts: LoopAttempts,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        went_back_to: Vec<usize>,
     },
     /// A pass ended short of the section's length, in a loop or otherwise; the section so far.
     PassEnded {
@@ -126,6 +128,7 @@ impl DraftState {
                 text,
                 sampler,
                 loop_attempts,
+                went_back_to,
             } => {
                 let open = self.open.as_mut()?;
                 let fits = |pass: &OpenPass| {
@@ -137,6 +140,7 @@ impl DraftState {
                 pass.begun.token_ids.truncate(kept_tokens);
                 pass.begun.token_ids.append(&mut token_ids);
                 (pass.begun.sampler, pass.begun.loop_attempts) = (sampler, loop_attempts);
+                pass.begun.went_back_to = went_back_to;
                 pass.text.truncate(kept_bytes);
                 pass.text.push_str(&text);
             }
@@ -209,6 +213,7 @@ impl OpenPass {
                 token_ids: Vec::new(),
                 sampler,
                 loop_attempts: LoopAttempts::default(),
+                went_back_to: Vec::new(),
             },
         }
     }

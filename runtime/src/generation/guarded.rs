@@ -1,6 +1,6 @@
 use crate::error::Result;
-use crate::generation::{Event, FinishReason, Generation};
-use crate::loop_guard::STRENGTHENED_TOKENS;
+use crate::generation::{Event, FinishReason, Generation, Phase};
+use crate::loop_guard::{LoopGuard, STRENGTHENED_TOKENS};
 
 /// What a generation does that is watched for loops.
 impl Generation<'_> {
@@ -21,10 +21,6 @@ impl Generation<'_> {
             .filter(|_| again && self.begun.is_empty())
         {
             guard.resume(before.loop_attempts);
-            if guard.is_exhausted() {
-                self.finish(FinishReason::LoopDetected);
-                return Ok(());
-            }
         }
         let settled = self.written.sentence_end_before(guard.settled(&self.written));
         let bytes = self.bytes_after(settled.tokens);
@@ -32,7 +28,22 @@ impl Generation<'_> {
             self.settled = bytes;
             self.pending.push_back(Event::Settled { bytes });
         }
+        self.end_in_loop();
         Ok(())
+    }
+
+    /// Ends a text whose guard has made all tries; returns whether it has.
+    pub(super) fn end_in_loop(&mut self) -> bool {
+        let is_exhausted = self.guard.as_ref().is_some_and(LoopGuard::is_exhausted);
+        if is_exhausted {
+            self.finish(FinishReason::LoopDetected);
+        }
+        is_exhausted
+    }
+
+    /// Whether the next event takes back what the last one told: they are one step, and nothing between them can be gone on with.
+    pub(crate) fn goes_back(&self) -> bool {
+        matches!(self.pending.front(), Some(Event::Rewound { .. }))
     }
 
     /// Goes back to the last sentence that ended before a loop began, and tries again or ends.
@@ -40,6 +51,7 @@ impl Generation<'_> {
         let found = self.written.tokens();
         let kept = self.go_back(self.written.sentence_end_before(began).tokens)?;
         let bytes = self.written.rewind(kept);
+        self.note_sentence_end();
         if let Some(lookup) = &mut self.lookup {
             lookup.rewind(self.session.tokens().len());
         }
@@ -57,16 +69,30 @@ impl Generation<'_> {
         Ok(())
     }
 
+    /// Remembers that a sentence ends where the text went back to, which shows only in what was taken back.
+    fn note_sentence_end(&mut self) {
+        let left = self.read();
+        self.went_back_to.retain(|earlier| *earlier < left);
+        if self.written.sentence_end().tokens == self.written.tokens() {
+            self.went_back_to.push(left);
+        }
+    }
+
     /// Takes the session back to the first `tokens` tokens of the written text; returns how many it kept.
     fn go_back(&mut self, tokens: usize) -> Result<usize> {
         let before = self.written.before();
         let kept = tokens.max(before);
         let prompt = self.start - before;
         // A prompt that ends with an image cannot be gone back to: its last token would have to be computed again.
-        match self.session.rewind(prompt + kept) {
+        let kept = match self.session.rewind(prompt + kept) {
             Err(_) if kept == before => self.session.rewind(prompt + kept + 1).map(|()| kept + 1),
             rewound => rewound.map(|()| kept),
+        }?;
+        if kept == before {
+            self.clock.to_prefill += self.session.tokens().len() - self.session.cached_tokens();
+            self.phase = Phase::Prefill;
         }
+        Ok(kept)
     }
 
     /// Bytes of the generation's text that were handed out with the first `tokens` tokens of the written text.

@@ -70,4 +70,7 @@ pub struct Begun {
     /// What the loop guard had tried.
     #[serde(default)]
     pub loop_attempts: LoopAttempts,
+    /// How many of the tokens were left when it went back to the end of a sentence: one ends there, whatever came next.
+    #[serde(default)]
+    pub went_back_to: Vec<usize>,
 }
