@@ -34,7 +34,7 @@ pub(crate) use folder::CalibrationFolder;
 use ranges::Ranges;
 pub(crate) use rounded_input::read as read_matrix;
 pub(crate) use samples::{Sample, default_samples, digest, read_samples};
-use tap::tap;
+use tap::{pass, tap};
 
 use crate::float_weights::open_weights;
 use crate::formats::{Formats, WeightFormat};
@@ -165,6 +165,7 @@ impl Calibration<'_> {
         for half in [Half::Attention, Half::FeedForward] {
             if known {
                 self.recall(half, layer)?;
+                self.advance_meant(half, layer)?;
             } else {
                 self.quantize_half(half, layer, &mut matrices)?;
             }
@@ -200,7 +201,8 @@ impl Calibration<'_> {
         layer: usize,
         matrices: &mut Vec<(String, BlockMatrix)>,
     ) -> Result<(), Error> {
-        for readers in half.readers() {
+        let [first, last] = half.readers();
+        for (readers, is_last) in [(first, false), (last, true)] {
             let names = readers
                 .iter()
                 .map(|reader| format!("model.layers.{layer}.{reader}.weight"));
@@ -208,7 +210,7 @@ impl Calibration<'_> {
             let compensator = match self.rounding {
                 Rounding::Nearest => None,
                 Rounding::Compensated => {
-                    let hessian = self.hessian(half, layer, &names[0])?;
+                    let hessian = self.hessian(half, layer, &names[0], is_last)?;
                     // What is compensated takes as much memory again; the checkpoint's weights are read again later.
                     self.exact.forget(|_| true);
                     Some(Compensator::new(hessian).map_err(Error::quantize(&names[0]))?)
@@ -225,26 +227,38 @@ impl Calibration<'_> {
         Ok(())
     }
 
-    /// What `matrix` reads of the samples, beside what it is meant to read.
-    fn hessian(&mut self, half: Half, layer: usize, matrix: &str) -> Result<Hessian, Error> {
+    /// What `matrix` reads of the samples, beside what it is meant to read. With the last matrix of a half, what the checkpoint
+    /// makes of the samples goes through all of that half, which is not to be computed twice.
+    fn hessian(&mut self, half: Half, layer: usize, matrix: &str, is_last: bool) -> Result<Hessian, Error> {
         let (text, mut hessian) = (&self.config.text, None);
-        for ((state, meant), rotary) in self.states.iter().zip(&self.meant).zip(&self.rotary) {
+        for ((state, meant), rotary) in self.states.iter().zip(&mut self.meant).zip(&self.rotary) {
             let (read, width) = tap(self.ops, matrix, |ops| half.run(ops, text, layer, state, rotary))?;
-            let (meant, _) = tap(self.exact, matrix, |ops| {
-                half.run(ops, text, layer, meant, rotary)
-            })?;
+            let exact = |ops: &mut CandleOps| half.run(ops, text, layer, meant, rotary);
+            let wanted = if is_last {
+                let (wanted, after) = pass(self.exact, matrix, exact)?;
+                *meant = after;
+                wanted
+            } else {
+                tap(self.exact, matrix, exact)?.0
+            };
             let hessian = hessian.get_or_insert_with(|| Hessian::new(width));
-            hessian.add_drifted(&read, &meant);
+            hessian.add_drifted(&read, &wanted);
         }
         hessian.ok_or_else(|| failed("there are no samples"))
     }
 
-    /// Sends the samples through half a layer.
+    /// Sends the samples through what half a layer has become.
     fn advance(&mut self, half: Half, layer: usize) -> Result<(), Error> {
         let text = &self.config.text;
         for (state, rotary) in self.states.iter_mut().zip(&self.rotary) {
             *state = half.run(self.ops, text, layer, state, rotary).map_err(failed)?;
         }
+        Ok(())
+    }
+
+    /// Sends what the checkpoint makes of the samples through half a layer of it.
+    fn advance_meant(&mut self, half: Half, layer: usize) -> Result<(), Error> {
+        let text = &self.config.text;
         for (state, rotary) in self.meant.iter_mut().zip(&self.rotary) {
             *state = half.run(self.exact, text, layer, state, rotary).map_err(failed)?;
         }

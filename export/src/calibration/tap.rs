@@ -5,9 +5,10 @@ use lwv_train::{CandleOps, Error as TrainError, Observer, Tensor};
 use super::{failed, locked};
 use crate::Error;
 
-/// Takes what one matrix reads, and ends the computation there.
+/// Takes what one matrix reads, and may end the computation there.
 struct Tap {
     weight: String,
+    ends: bool,
     seen: Option<Tensor>,
 }
 
@@ -17,7 +18,7 @@ impl Observer for Tap {
             return Ok(());
         }
         self.seen = Some(x.clone());
-        Err(TrainError::Ended)
+        if self.ends { Err(TrainError::Ended) } else { Ok(()) }
     }
 }
 
@@ -30,19 +31,49 @@ pub(crate) fn tap(
     weight: &str,
     run: impl FnOnce(&mut CandleOps) -> Result<Tensor, TrainError>,
 ) -> Result<(Vec<f32>, usize), Error> {
-    let tap = Arc::new(Mutex::new(Tap {
-        weight: weight.to_owned(),
-        seen: None,
-    }));
-    ops.observe(Some(tap.clone()));
-    let outcome = run(ops);
-    ops.observe(None);
-    match (outcome, locked(&tap).seen.take()) {
+    match observed(ops, weight, true, run) {
         (Err(TrainError::Ended), Some(x)) => {
             let width = x.dims().last().copied().unwrap_or(1);
             Ok((super::to_vec(&x)?, width))
         }
         (Err(error), _) => Err(failed(error)),
-        (Ok(_), _) => Err(failed(format!("nothing reads `{weight}`"))),
+        (Ok(_), _) => Err(unread(weight)),
     }
+}
+
+/// What the matrix `weight` reads while `run` computes with `ops`, and what comes of the whole computation.
+///
+/// # Errors
+/// What the computation says, or that nothing reads it.
+pub(crate) fn pass(
+    ops: &mut CandleOps,
+    weight: &str,
+    run: impl FnOnce(&mut CandleOps) -> Result<Tensor, TrainError>,
+) -> Result<(Vec<f32>, Tensor), Error> {
+    let (outcome, seen) = observed(ops, weight, false, run);
+    let after = outcome.map_err(failed)?;
+    let seen = seen.ok_or_else(|| unread(weight))?;
+    Ok((super::to_vec(&seen)?, after))
+}
+
+fn observed(
+    ops: &mut CandleOps,
+    weight: &str,
+    ends: bool,
+    run: impl FnOnce(&mut CandleOps) -> Result<Tensor, TrainError>,
+) -> (Result<Tensor, TrainError>, Option<Tensor>) {
+    let tap = Arc::new(Mutex::new(Tap {
+        weight: weight.to_owned(),
+        ends,
+        seen: None,
+    }));
+    ops.observe(Some(tap.clone()));
+    let outcome = run(ops);
+    ops.observe(None);
+    let seen = locked(&tap).seen.take();
+    (outcome, seen)
+}
+
+fn unread(weight: &str) -> Error {
+    failed(format!("nothing reads `{weight}`"))
 }
