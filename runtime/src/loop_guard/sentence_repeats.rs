@@ -79,7 +79,7 @@ impl SentenceRepeats {
     fn start(&self, written: &WrittenText) -> SentenceEnd {
         match self.seen.checked_sub(1) {
             Some(last) => written.sentence_ends()[last],
-            None => SentenceEnd { tokens: 0, bytes: 0 },
+            None => SentenceEnd::default(),
         }
     }
 
