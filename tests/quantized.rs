@@ -7,7 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
-use lwv_export::{Calibration, Quantization, Recipe, Rounding, export, sensitivity, verify::verify};
+use lwv_export::{
+    Calibration, Progress, Quantization, Recipe, Rounding, export, sensitivity, verify::verify,
+};
 use lwv_model::{ElementType, Manifest, Precision, contract};
 use lwv_runtime::DEFAULT_PREFILL_CHUNK;
 use lwv_tests::{
@@ -140,6 +142,19 @@ fn calibration_reads_datasets_with_pictures() {
     assert!(seen.samples > 1 && seen.tokens <= 400, "{seen:?}");
 }
 
+/// Tasks whose steps were told.
+#[derive(Default)]
+struct Steps(std::sync::Mutex<Vec<&'static str>>);
+
+impl Progress for Steps {
+    fn graph(&self, _: &str) {}
+    fn read(&self, _: u64) {}
+    fn total(&self, _: u64) {}
+    fn step(&self, task: &'static str, _: usize, _: usize) {
+        self.0.lock().unwrap().push(task);
+    }
+}
+
 #[test]
 fn a_calibration_that_was_stopped_is_not_made_again() {
     let case = Case::load(CASES[1]);
@@ -159,6 +174,14 @@ fn a_calibration_that_was_stopped_is_not_made_again() {
         Ok(None)
     });
     again.unwrap();
+    let calibrated = Steps::default();
+    let written = export(&recipe, &calibrated, &mut |_, _| {
+        Err(lwv_export::Error::NoEngine("stopping"))
+    });
+    assert!(written.is_err() && calibrated.0.lock().unwrap().contains(&"calibrating"));
+    let known = Steps::default();
+    export(&recipe, &known, &mut |_, _| Ok(None)).unwrap();
+    assert_eq!(*known.0.lock().unwrap(), [""; 0], "nothing was left to calibrate");
     let whole = integers(&case, "in-one-go", Precision::Int4, compensated(600));
     export_into(&whole).unwrap();
     let hashes = |bundle: &Path| {

@@ -31,15 +31,40 @@ impl CalibratedWeights {
         })
     }
 
-    /// Bytes of codes and of scales of a weight; `None` where it was not calibrated.
-    pub(crate) fn find(&self, weight: &str) -> Option<Result<[&[u8]; 2], Error>> {
-        let names = [format!("{weight}.codes"), format!("{weight}.scales")];
+    /// What a weight has become; `None` where it was not calibrated.
+    pub(crate) fn find<'a>(&'a self, weight: &'a str) -> Option<CalibratedMatrix<'a>> {
+        let codes = format!("{weight}.codes");
         let file = self
             .files
             .iter()
-            .find(|file| file.names().any(|name| name == names[0]))?;
-        let data = |name: &str| Ok(file.view(name)?.data());
-        Some(data(&names[0]).and_then(|codes| Ok([codes, data(&names[1])?])))
+            .find(|file| file.names().any(|name| name == codes))?;
+        Some(CalibratedMatrix { file, weight })
+    }
+}
+
+/// A quantized matrix in a file. It is read in pieces: what is read through a map stays resident, and all layers together are
+/// as large as the bundle.
+#[derive(Debug)]
+pub(crate) struct CalibratedMatrix<'a> {
+    file: &'a Checkpoint,
+    weight: &'a str,
+}
+
+impl CalibratedMatrix<'_> {
+    /// Bytes of its codes, piece by piece.
+    ///
+    /// # Errors
+    /// What reading says, or what `take` returns.
+    pub(crate) fn codes(&self, take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        self.file.read_named(&format!("{}.codes", self.weight), take)
+    }
+
+    /// Bytes of its scales, f32, piece by piece.
+    ///
+    /// # Errors
+    /// As for its codes.
+    pub(crate) fn scales(&self, take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        self.file.read_named(&format!("{}.scales", self.weight), take)
     }
 }
 

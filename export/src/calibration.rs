@@ -58,6 +58,17 @@ pub(crate) fn calibrate(
 ) -> Result<(), Error> {
     let (mut network, mut exact) = (open_network(recipe)?, open_network(recipe)?);
     let config = network.config().clone();
+    let formats = Formats::of(recipe);
+    let head = match (
+        formats.matrix(config.text.head_name()),
+        recipe.quantization.rounding,
+    ) {
+        (WeightFormat::Blocks(scheme), Rounding::Compensated) if !folder.has_head() => Some(scheme),
+        _ => None,
+    };
+    if head.is_none() && folder.has_layers() {
+        return Ok(());
+    }
     let states = embed(&mut network, samples)?;
     let mut calibration = Calibration {
         meant: match recipe.quantization.rounding {
@@ -66,7 +77,7 @@ pub(crate) fn calibrate(
         },
         states,
         rotary: rotary(&mut network, &config, samples)?,
-        formats: Formats::of(recipe),
+        formats,
         rounding: recipe.quantization.rounding,
         config: &config,
         folder,
@@ -77,7 +88,7 @@ pub(crate) fn calibrate(
         progress.step("calibrating", layer, config.text.num_hidden_layers);
         calibration.layer(layer)?;
     }
-    calibration.head()
+    head.map_or(Ok(()), |scheme| calibration.head(scheme))
 }
 
 /// The matrices that must stay in 32 bits where the others have 16, by canonical name, each with the reason: samples are run
@@ -230,21 +241,22 @@ impl Calibration<'_> {
     /// What `matrix` reads of the samples, beside what it is meant to read. With the last matrix of a half, what the checkpoint
     /// makes of the samples goes through all of that half, which is not to be computed twice.
     fn hessian(&mut self, half: Half, layer: usize, matrix: &str, is_last: bool) -> Result<Hessian, Error> {
-        let (text, mut hessian) = (&self.config.text, None);
+        let (text, shape) = (&self.config.text, self.shape(matrix));
+        let mut hessian = Hessian::new(shape[1]);
         for ((state, meant), rotary) in self.states.iter().zip(&mut self.meant).zip(&self.rotary) {
-            let (read, width) = tap(self.ops, matrix, |ops| half.run(ops, text, layer, state, rotary))?;
+            let run = |ops: &mut CandleOps| half.run(ops, text, layer, state, rotary);
+            let read = tap(self.ops, matrix, shape, run)?;
             let exact = |ops: &mut CandleOps| half.run(ops, text, layer, meant, rotary);
             let wanted = if is_last {
                 let (wanted, after) = pass(self.exact, matrix, exact)?;
                 *meant = after;
                 wanted
             } else {
-                tap(self.exact, matrix, exact)?.0
+                tap(self.exact, matrix, shape, exact)?
             };
-            let hessian = hessian.get_or_insert_with(|| Hessian::new(width));
-            hessian.add_drifted(&read, &wanted);
+            hessian.add_drifted(&read, wanted);
         }
-        hessian.ok_or_else(|| failed("there are no samples"))
+        Ok(hessian)
     }
 
     /// Sends the samples through what half a layer has become.
@@ -274,22 +286,13 @@ impl Calibration<'_> {
     }
 
     /// Quantizes the head by what it reads: the embedding table where they are tied.
-    fn head(&mut self) -> Result<(), Error> {
+    fn head(&mut self, scheme: BlockScheme) -> Result<(), Error> {
         let text = &self.config.text;
         let name = text.head_name();
-        let WeightFormat::Blocks(scheme) = self.formats.matrix(name) else {
-            return Ok(());
-        };
-        if self.rounding == Rounding::Nearest || self.folder.has_head() {
-            return Ok(());
-        }
         let mut hessian = Hessian::new(text.hidden_size);
         for (state, meant) in self.states.iter().zip(&self.meant) {
             let [read, meant] = [state, meant].map(|state| decoder_norm(self.ops, text, state));
-            hessian.add_drifted(
-                &to_vec(&read.map_err(failed)?)?,
-                &to_vec(&meant.map_err(failed)?)?,
-            );
+            hessian.add_drifted(&to_vec(&read.map_err(failed)?)?, to_vec(&meant.map_err(failed)?)?);
         }
         let compensator = Compensator::new(hessian).map_err(Error::quantize(name))?;
         let shape = [text.vocab_size, text.hidden_size];
@@ -303,13 +306,18 @@ impl Calibration<'_> {
         scheme: BlockScheme,
         compensator: Option<&Compensator>,
     ) -> Result<BlockMatrix, Error> {
+        self.quantize_shaped(name, self.shape(name), scheme, compensator)
+    }
+
+    /// Outputs and inputs of a matrix.
+    fn shape(&self, name: &str) -> [usize; 2] {
         let weights = lwv_model::expected_weights(self.config);
         let shape = weights
             .into_iter()
             .find(|(known, _)| known == name)
             .map(|(_, shape)| shape);
         let shape = shape.unwrap_or_default();
-        self.quantize_shaped(name, [shape[0], shape[1..].iter().product()], scheme, compensator)
+        [shape[0], shape[1..].iter().product()]
     }
 
     /// Quantizes a matrix by pieces of whole rows.

@@ -207,11 +207,7 @@ impl Checkpoint {
     /// # Errors
     /// The tensor is missing or has an unsupported type.
     pub fn info(&self, name: &str) -> Result<TensorInfo, CheckpointError> {
-        let missing = || CheckpointError::MissingWeight {
-            dir: self.dir.clone(),
-            name: name.to_owned(),
-        };
-        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let tensor = self.stored(name)?;
         let stored = match tensor.dtype {
             Dtype::F32 => StoredType::F32,
             Dtype::F16 => StoredType::F16,
@@ -241,11 +237,7 @@ impl Checkpoint {
     /// # Errors
     /// The tensor is missing.
     pub fn view(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
-        let missing = || CheckpointError::MissingWeight {
-            dir: self.dir.clone(),
-            name: name.to_owned(),
-        };
-        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let tensor = self.stored(name)?;
         let shard = &self.shards[tensor.shard];
         let start = tensor.offset as usize;
         let data = &shard.map[start..start + tensor.bytes];
@@ -268,24 +260,22 @@ impl Checkpoint {
     pub fn read_bytes<E: From<CheckpointError>>(
         &self,
         info: &TensorInfo,
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+        take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let shard = &self.shards[info.shard];
-        let mut buffer = vec![0; CHUNK_BYTES.min(info.bytes)];
-        let mut done = 0;
-        while done < info.bytes {
-            let piece = &mut buffer[..CHUNK_BYTES.min(info.bytes - done)];
-            shard
-                .file
-                .read_exact_at(piece, info.offset + done as u64)
-                .map_err(|source| CheckpointError::Read {
-                    path: shard.path.clone(),
-                    source,
-                })?;
-            take(piece)?;
-            done += piece.len();
-        }
-        Ok(())
+        self.read_range(info.shard, info.offset, info.bytes, take)
+    }
+
+    /// As [`Self::read_bytes`], of the tensor that the files call `name`, whatever its type.
+    ///
+    /// # Errors
+    /// The tensor is missing, what reading says, or what `take` returns.
+    pub fn read_named<E: From<CheckpointError>>(
+        &self,
+        name: &str,
+        take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let tensor = self.stored(name)?;
+        self.read_range(tensor.shard, tensor.offset, tensor.bytes, take)
     }
 
     /// As [`Self::read_bytes`], each piece widened to f32.
@@ -315,6 +305,39 @@ impl Checkpoint {
             Ok::<_, CheckpointError>(())
         })?;
         Ok(all)
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored, CheckpointError> {
+        let missing = || CheckpointError::MissingWeight {
+            dir: self.dir.clone(),
+            name: name.to_owned(),
+        };
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
+    fn read_range<E: From<CheckpointError>>(
+        &self,
+        shard: usize,
+        offset: u64,
+        bytes: usize,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let shard = &self.shards[shard];
+        let mut buffer = vec![0; CHUNK_BYTES.min(bytes)];
+        let mut done = 0;
+        while done < bytes {
+            let piece = &mut buffer[..CHUNK_BYTES.min(bytes - done)];
+            shard
+                .file
+                .read_exact_at(piece, offset + done as u64)
+                .map_err(|source| CheckpointError::Read {
+                    path: shard.path.clone(),
+                    source,
+                })?;
+            take(piece)?;
+            done += piece.len();
+        }
+        Ok(())
     }
 
     fn add_shard(&mut self, path: PathBuf) -> Result<(), CheckpointError> {

@@ -353,7 +353,7 @@ mod tests {
         };
         let (mut blind, mut told) = (Hessian::new(COLUMNS), Hessian::new(COLUMNS));
         blind.add(&read);
-        told.add_drifted(&read, &meant);
+        told.add_drifted(&read, meant.clone());
         let [blind, told] = [&blind, &told].map(error_of);
         assert!(told * 4.0 < blind, "{told} instead of {blind}");
     }

@@ -106,11 +106,12 @@ impl Hessian {
     ///
     /// # Panics
     /// There is no whole number of rows, or not as many of both.
-    pub fn add_drifted(&mut self, inputs: &[f32], meant: &[f32]) {
+    pub fn add_drifted(&mut self, inputs: &[f32], meant: Vec<f32>) {
         assert_eq!(inputs.len(), meant.len(), "as many rows as were meant");
         self.add(inputs);
         let rows = inputs.len() / self.columns;
-        let drift: Vec<f32> = meant.iter().zip(inputs).map(|(y, x)| y - x).collect();
+        let mut drift = meant;
+        drift.iter_mut().zip(inputs).for_each(|(y, x)| *y -= x);
         let drift = MatRef::from_row_major_slice(&drift, rows, self.columns);
         let inputs = MatRef::from_row_major_slice(inputs, rows, self.columns);
         for group in &mut self.groups {

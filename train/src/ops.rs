@@ -81,6 +81,16 @@ impl CandleOps {
         Ok(())
     }
 
+    /// Puts zeros that take no memory in the place of the weight `name`, for a computation that ends before it is multiplied.
+    ///
+    /// # Errors
+    /// None but what candle says.
+    pub fn stand_in(&mut self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        let zero = Tensor::zeros(1, DType::F32, &self.device)?;
+        self.keep(name, zero.broadcast_as(shape)?);
+        Ok(())
+    }
+
     /// Rounds what the linear layer with the weight `name` reads from here on, or nothing any more.
     pub fn round_input(&mut self, name: &str, rounding: Option<InputRounding>) {
         match rounding {

@@ -42,6 +42,11 @@ impl CalibrationFolder {
         self.layer_path(layer).exists()
     }
 
+    /// Whether every layer is there.
+    pub(crate) fn has_layers(&self) -> bool {
+        (0..self.layers).all(|layer| self.has_layer(layer))
+    }
+
     pub(crate) fn has_head(&self) -> bool {
         self.path.join(HEAD).exists()
     }

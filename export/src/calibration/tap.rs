@@ -22,20 +22,21 @@ impl Observer for Tap {
     }
 }
 
-/// What the matrix `weight` reads while `run` computes with `ops`, and how wide its rows are. Nothing after it is computed.
+/// What the matrix `weight` of `shape` reads while `run` computes with `ops`. Nothing after it is computed, nor is it loaded.
 ///
 /// # Errors
 /// What the computation says, or that it does not get there.
 pub(crate) fn tap(
     ops: &mut CandleOps,
     weight: &str,
+    shape: [usize; 2],
     run: impl FnOnce(&mut CandleOps) -> Result<Tensor, TrainError>,
-) -> Result<(Vec<f32>, usize), Error> {
-    match observed(ops, weight, true, run) {
-        (Err(TrainError::Ended), Some(x)) => {
-            let width = x.dims().last().copied().unwrap_or(1);
-            Ok((super::to_vec(&x)?, width))
-        }
+) -> Result<Vec<f32>, Error> {
+    ops.stand_in(weight, &shape).map_err(failed)?;
+    let outcome = observed(ops, weight, true, run);
+    ops.forget(|name| name == weight);
+    match outcome {
+        (Err(TrainError::Ended), Some(x)) => super::to_vec(&x),
         (Err(error), _) => Err(failed(error)),
         (Ok(_), _) => Err(unread(weight)),
     }

@@ -48,9 +48,11 @@ impl WeightStore<'_> {
                     .and_then(|calibrated| calibrated.weights.find(name))
                 {
                     Some(matrix) => {
-                        let [codes, own] = matrix?;
-                        scales.extend_from_slice(own);
-                        take(codes)
+                        matrix.scales(|own| {
+                            scales.extend_from_slice(own);
+                            Ok(())
+                        })?;
+                        matrix.codes(take)
                     }
                     None => store.round(name, shape, scheme, &mut scales, &mut take),
                 }
