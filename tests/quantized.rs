@@ -142,6 +142,15 @@ fn calibration_reads_datasets_with_pictures() {
     assert!(seen.samples > 1 && seen.tokens <= 400, "{seen:?}");
 }
 
+#[test]
+fn calibration_without_samples_is_refused() {
+    let case = Case::load(CASES[1]);
+    let recipe = integers(&case, "no-samples", Precision::Int4, compensated(0));
+    let error = export(&recipe, &Quiet, &mut |_, _| Ok(None)).unwrap_err();
+    assert!(error.to_string().contains("there are no samples"), "{error}");
+    assert!(!recipe.bundle.exists());
+}
+
 /// Tasks whose steps were told.
 #[derive(Default)]
 struct Steps(std::sync::Mutex<Vec<&'static str>>);

@@ -114,6 +114,9 @@ impl Calibrated {
             [] => default_samples(&processor, tokens)?,
             datasets => read_samples(processor, datasets, media_dir.as_deref(), tokens)?,
         };
+        if samples.is_empty() {
+            return Err(Error::Calibration("there are no samples".to_owned()));
+        }
         let entry = CalibrationEntry {
             samples: samples.len(),
             tokens: samples.iter().map(|sample| sample.ids.len()).sum(),

@@ -84,7 +84,7 @@ impl CandleOps {
     /// Puts zeros that take no memory in the place of the weight `name`, for a computation that ends before it is multiplied.
     ///
     /// # Errors
-    /// None but what candle says.
+    /// Candle cannot make them.
     pub fn stand_in(&mut self, name: &str, shape: &[usize]) -> Result<(), Error> {
         let zero = Tensor::zeros(1, DType::F32, &self.device)?;
         self.keep(name, zero.broadcast_as(shape)?);
